@@ -1,0 +1,196 @@
+"""The tables of the database and how an older one becomes the present one.
+
+A migration is applied once, in order, each in a transaction of its own that also records it
+(`PRAGMA user_version`). A migration that was published is never edited: what changes is a new one
+at the end. Before an existing database is touched, a consistent copy is put beside it and stays
+there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from bssci.core.protocol.errors import BssciError, Code, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = [
+    "APPLICATION_ID",
+    "MIGRATIONS",
+    "StoreVersionError",
+    "migrate",
+    "name_beside",
+    "primary_code",
+]
+
+APPLICATION_ID = 0x42535343
+"""`BSSC`, in the header of every database of ours, so that no other program's is taken for one."""
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        # One row. The counters are here because counting ten million rows takes seconds, and
+        # because numbers must not come back when the rows that bore them are deleted. `damage_met`
+        # has the next start examine the whole file.
+        """
+        CREATE TABLE store (
+            only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+            id TEXT NOT NULL,
+            last_row INTEGER NOT NULL DEFAULT 0,
+            settled_through INTEGER NOT NULL DEFAULT 0,
+            last_uplink INTEGER NOT NULL DEFAULT 0,
+            uplinks INTEGER NOT NULL DEFAULT 0,
+            unpublished INTEGER NOT NULL DEFAULT 0,
+            damage_met INTEGER NOT NULL DEFAULT 0
+        ) STRICT
+        """,
+        "INSERT INTO store (only_row, id) VALUES (1, lower(hex(randomblob(4))))",
+        """
+        CREATE TABLE journal (
+            row INTEGER PRIMARY KEY,
+            bs_eui TEXT NOT NULL,
+            received_ns INTEGER NOT NULL,
+            session BLOB NOT NULL,
+            reissued INTEGER NOT NULL,
+            payload BLOB NOT NULL
+        ) STRICT
+        """,
+        """
+        CREATE TABLE uplinks (
+            id INTEGER PRIMARY KEY,
+            ep_eui TEXT NOT NULL,
+            packet_cnt INTEGER NOT NULL,
+            digest BLOB NOT NULL,
+            received_ns INTEGER NOT NULL,
+            journal_row INTEGER NOT NULL,
+            published_ns INTEGER,
+            body TEXT NOT NULL
+        ) STRICT
+        """,
+        # The outbox: as large as what waits for the broker, however large the history is.
+        "CREATE INDEX uplinks_unpublished ON uplinks (id) WHERE published_ns IS NULL",
+        # Grows at its end only, so it costs next to nothing. For --since, pruning, remembering.
+        "CREATE INDEX uplinks_received ON uplinks (received_ns)",
+        # The one index that is written all over, about a page an uplink with very many end
+        # points. It finds a telegram again, and, holding the time, lists one end point's newest
+        # uplinks without a look at the table; a second index for that would double the cost.
+        "CREATE INDEX uplinks_end_point ON uplinks (ep_eui, packet_cnt, received_ns)",
+        """
+        CREATE TABLE sessions (
+            bs_eui TEXT PRIMARY KEY,
+            bs_uuid BLOB NOT NULL,
+            sc_uuid BLOB NOT NULL,
+            version TEXT NOT NULL,
+            bs_op_id INTEGER NOT NULL,
+            sc_op_id INTEGER NOT NULL,
+            pending BLOB NOT NULL
+        ) STRICT, WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE pins (
+            bs_eui TEXT PRIMARY KEY,
+            fingerprint TEXT NOT NULL,
+            pinned_ns INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID
+        """,
+    ),
+)
+
+
+class StoreVersionError(BssciError):
+    """The database was made by a newer version of this program; it is left as it is.
+
+    Attributes:
+        found: the version of its tables.
+        known: the newest version we know.
+    """
+
+    def __init__(self, path: Path, *, found: int, known: int) -> None:
+        super().__init__(
+            f"{path}: its tables have version {found}, this program knows them up to {known}. "
+            f"Run the newer program, or give another store.path"
+        )
+        self.found = found
+        self.known = known
+
+
+def primary_code(error: Exception) -> int:
+    """The SQLite result code without its extension (`SQLITE_FULL`, ...); -1 where there is none."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return -1 if code is None else int(code) & 0xFF
+
+
+def name_beside(path: Path, reason: str) -> Path:
+    """A name that is still free for something kept beside the database: `bssci.db.REASON-TIME`."""
+    stem = f"{path.name}.{reason}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    names = (path.with_name(stem + (f"-{n}" if n else "")) for n in range(1000))
+    return next(name for name in names if not name.exists())
+
+
+def migrate(
+    db: sqlite3.Connection,
+    path: Path,
+    migrations: Sequence[Sequence[str]] = MIGRATIONS,
+) -> Path | None:
+    """Bring the tables up to date and return where the copy of the older ones is, if one was made.
+
+    Raises:
+        StoreVersionError: the database is newer than we are; nothing was changed.
+        StorageError: it belongs to another program, or there is no room for the copy.
+        sqlite3.Error: a migration failed; those before it are done and stay.
+    """
+    found = _version(db, path)
+    if found > len(migrations):
+        raise StoreVersionError(path, found=found, known=len(migrations))
+    copy = _copy(db, path, found) if 0 < found < len(migrations) else None
+    for number, statements in enumerate(migrations[found:], start=found + 1):
+        _apply(db, number, statements)
+    return copy
+
+
+def _version(db: sqlite3.Connection, path: Path) -> int:
+    (application_id,) = db.execute("PRAGMA application_id").fetchone()
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if tables and application_id != APPLICATION_ID:
+        raise StorageError(
+            f"{path} is the database of another program (application id {application_id:#x}, "
+            f"ours is {APPLICATION_ID:#x}). Give another store.path"
+        )
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    return int(version) if tables else 0
+
+
+def _copy(db: sqlite3.Connection, path: Path, version: int) -> Path:
+    copy = name_beside(path, f"v{version}")
+    try:
+        copy.touch(mode=0o600)
+        with contextlib.closing(sqlite3.connect(copy)) as target:
+            db.backup(target)
+    except (sqlite3.Error, OSError) as error:
+        with contextlib.suppress(OSError):
+            copy.unlink()
+        raise StorageError(
+            f"{path}: cannot be copied to {copy} before its tables are changed: {error}. "
+            f"Nothing was changed",
+            code=Code.ENOSPC if primary_code(error) == sqlite3.SQLITE_FULL else Code.EIO,
+        ) from error
+    return copy
+
+
+def _apply(db: sqlite3.Connection, number: int, statements: Sequence[str]) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in statements:
+            db.execute(statement)
+        # Both are part of the transaction; PRAGMA takes no parameters.
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {number}")
+        db.execute("COMMIT")
+    except sqlite3.Error:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
