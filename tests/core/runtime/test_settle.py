@@ -1,0 +1,319 @@
+"""Settling: from the journal to the outbox, also after a crash and while the disk is full."""
+
+import json
+
+import trio
+import trio.testing
+
+from bssci.core.center.dedup import Deduplicator, Reception, SettledUplink, digest_of
+from bssci.core.center.registry import Registry
+from bssci.core.protocol.errors import StorageError
+from bssci.core.protocol.messages import Connect, UplinkData
+from bssci.core.runtime import settle
+from bssci.core.runtime.settle import Settlement
+
+END_POINT = 0xFCA84A030000127C
+NORTH, SOUTH = 0x70B3D59CD0000001, 0x70B3D59CD0000002
+NOON = 1_756_193_850_000_000_000
+SECOND = 1_000_000_000
+
+
+def heard(row, bs_eui=NORTH, *, cnt=1, ep_eui=END_POINT, at=NOON, data=b"\x01", **fields):
+    uplink = UplinkData(
+        op_id=row,
+        ep_eui=ep_eui,
+        rx_time=at,
+        packet_cnt=cnt,
+        snr=10.0,
+        rssi=-90.0,
+        user_data=data,
+        dl_open=False,
+        response_exp=False,
+        dl_ack=False,
+    )
+    return Reception(row, bs_eui, at, b"s" * 16, uplink, b"", **fields)
+
+
+class FakeJournal:
+    """A journal and outbox in memory, that survives whoever settles."""
+
+    def __init__(self):
+        self.rows: list[Reception] = []
+        self.uplinks: list[SettledUplink] = []
+        self.settled_through = 0
+        self.failures = 0
+        self.is_unreadable = False
+        self._last_uplink = 0
+
+    def next_uplink(self):
+        self._last_uplink += 1
+        return self._last_uplink
+
+    def uid(self, uplink_id):
+        return f"j-{uplink_id}"
+
+    async def settle(self, uplinks, *, settled_through):
+        await trio.lowlevel.checkpoint()
+        if self.failures:
+            self.failures -= 1
+            raise StorageError("no space", code=28)
+        assert settled_through >= self.settled_through
+        self.settled_through = settled_through
+        self.uplinks += uplinks
+
+    async def unsettled(self, after, limit):
+        await trio.lowlevel.checkpoint()
+        after = max(after, self.settled_through)
+        return [row for row in self.rows if row.row > after][:limit]
+
+    async def remembered(self, since_ns, limit, *, before=None):
+        await trio.lowlevel.checkpoint()
+        end = before.id if before else self._last_uplink + 1
+        known = [u for u in self.uplinks if u.received_ns >= since_ns and u.id < end]
+        return known[::-1][:limit]
+
+    async def find_uplinks(self, ep_eui, packet_cnt):
+        await trio.lowlevel.checkpoint()
+        if self.is_unreadable:
+            raise StorageError("cannot read")
+        return [u for u in self.uplinks if (u.ep_eui, u.packet_cnt) == (ep_eui, packet_cnt)][::-1]
+
+    def published(self):
+        return [
+            (u.packet_cnt, [r["bs_eui"] for r in json.loads(u.body)["receptions"]])
+            for u in self.uplinks
+        ]
+
+
+def a_settlement(journal, *stations, drop_unknown=False, early=True, told=None):
+    registry = Registry()
+    for station in stations:
+        registry.station_connected(
+            Connect(version="1.0.0", bs_eui=station, bidi=False, sn_bs_uuid=b"u" * 16),
+            since_ns=NOON,
+        )
+    return Settlement(
+        journal,
+        Deduplicator(early=early),
+        registry,
+        is_registered=lambda _: False,
+        drop_unknown=drop_unknown,
+        memory_ns=600 * SECOND,
+        unix_ns=lambda: NOON,
+        on_settled=(lambda _: None) if told is None else told.extend,
+    )
+
+
+def take(settlement, journal, *receptions):
+    """As the store does: on disk first, then told."""
+    journal.rows += receptions
+    settlement.committed(receptions)
+
+
+async def test_copies_within_the_window_become_one_uplink(nursery, autojump_clock):
+    journal = FakeJournal()
+    settlement = a_settlement(journal, NORTH, SOUTH)
+    await nursery.start(settlement.run)
+    take(settlement, journal, heard(1), heard(2, SOUTH))
+    await settlement.wait_until_idle()
+    assert trio.current_time() == 2.0
+    assert journal.published() == [(1, [f"{NORTH:016X}", f"{SOUTH:016X}"])]
+    assert journal.settled_through == 2
+    assert (settlement.received, settlement.duplicates, settlement.released) == (2, 1, 1)
+
+
+async def test_with_one_base_station_nothing_waits(nursery, autojump_clock):
+    journal = FakeJournal()
+    told: list[SettledUplink] = []
+    settlement = a_settlement(journal, NORTH, told=told)
+    await nursery.start(settlement.run)
+    take(settlement, journal, heard(1))
+    await settlement.wait_until_idle()
+    assert trio.current_time() == 0.0
+    assert told == journal.uplinks
+
+
+async def test_a_base_station_that_is_gone_is_not_waited_for(nursery, autojump_clock):
+    journal = FakeJournal()
+    settlement = a_settlement(journal, NORTH, SOUTH)
+    await nursery.start(settlement.run)
+    for cnt in (1, 2, 3):
+        later = NOON + cnt * 100 * SECOND
+        take(
+            settlement,
+            journal,
+            heard(2 * cnt, cnt=cnt, at=later),
+            heard(2 * cnt + 1, SOUTH, cnt=cnt, at=later),
+        )
+        await settlement.wait_until_idle()
+    begun = trio.current_time()
+    take(settlement, journal, heard(20, cnt=4, at=NOON + 900 * SECOND))
+    await trio.testing.wait_all_tasks_blocked()
+    settlement.station_gone(SOUTH)
+    await settlement.wait_until_idle()
+    assert trio.current_time() == begun
+    assert [cnt for cnt, _ in journal.published()] == [1, 2, 3, 4]
+
+
+async def test_uplinks_of_unknown_sensors_can_be_dropped_and_are_counted(nursery, autojump_clock):
+    journal = FakeJournal()
+    settlement = a_settlement(journal, NORTH, drop_unknown=True)
+    await nursery.start(settlement.run)
+    take(settlement, journal, heard(1))
+    await settlement.wait_until_idle()
+    assert (journal.uplinks, journal.settled_through) == ([], 1)
+    assert (settlement.unregistered, settlement.released) == (1, 0)
+
+
+async def test_what_a_killed_process_left_is_settled_before_anything_new(autojump_clock):
+    journal = FakeJournal()
+    async with trio.open_nursery() as first_life:
+        settlement = a_settlement(journal, NORTH, SOUTH)
+        await first_life.start(settlement.run)
+        take(settlement, journal, heard(1), heard(2, cnt=2))
+        first_life.cancel_scope.cancel()
+    assert journal.uplinks == []
+    async with trio.open_nursery() as second_life:
+        settlement = a_settlement(journal)
+        await second_life.start(settlement.run)
+        take(settlement, journal, heard(3, SOUTH, cnt=3))
+        await settlement.wait_until_idle()
+        second_life.cancel_scope.cancel()
+    assert [cnt for cnt, _ in journal.published()] == [1, 2, 3]
+
+
+async def test_a_copy_of_what_an_earlier_process_published_is_not_published_again(autojump_clock):
+    journal = FakeJournal()
+    for row, station in ((1, NORTH), (2, SOUTH)):
+        async with trio.open_nursery() as life:
+            settlement = a_settlement(journal)
+            await life.start(settlement.run)
+            take(settlement, journal, heard(row, station))
+            await settlement.wait_until_idle()
+            life.cancel_scope.cancel()
+    assert journal.published() == [(1, [f"{NORTH:016X}"])]
+    assert (settlement.duplicates, journal.settled_through) == (1, 2)
+
+
+async def test_a_row_settled_before_the_crash_but_above_the_watermark_is_recognised(autojump_clock):
+    """Row 2 went out early, row 1 still waited: the watermark had to stay below both."""
+    journal = FakeJournal()
+    journal.rows = [heard(1, cnt=1), heard(2, cnt=2, ep_eui=7)]
+    body = json.dumps({"receptions": [{"bs_eui": f"{NORTH:016X}", "rxTime": NOON}]})
+    digest = digest_of(journal.rows[1].uplink)
+    journal.uplinks = [
+        SettledUplink(
+            id=1, ep_eui=7, packet_cnt=2, digest=digest, received_ns=NOON, journal_row=2, body=body
+        )
+    ]
+    journal.next_uplink()
+    async with trio.open_nursery() as life:
+        settlement = a_settlement(journal)
+        await life.start(settlement.run)
+        await settlement.wait_until_idle()
+        life.cancel_scope.cancel()
+    assert [u.packet_cnt for u in journal.uplinks] == [2, 1]
+    assert journal.settled_through == 2
+
+
+async def test_an_operation_issued_again_after_days_is_not_published_again(nursery, autojump_clock):
+    journal = FakeJournal()
+    settlement = a_settlement(journal, NORTH)
+    await nursery.start(settlement.run)
+    take(settlement, journal, heard(1))
+    await settlement.wait_until_idle()
+    await trio.sleep(5 * 86400)
+    take(settlement, journal, heard(2, reissued=True))
+    await settlement.wait_until_idle()
+    assert [u.packet_cnt for u in journal.uplinks] == [1]
+    assert settlement.duplicates == 1
+
+
+async def test_if_it_cannot_be_looked_up_it_is_rather_published_twice(
+    nursery, autojump_clock, caplog
+):
+    journal = FakeJournal()
+    settlement = a_settlement(journal, NORTH)
+    await nursery.start(settlement.run)
+    take(settlement, journal, heard(1))
+    await settlement.wait_until_idle()
+    await trio.sleep(5 * 86400)
+    journal.is_unreadable = True
+    later = NOON + 5 * 86400 * SECOND
+    take(settlement, journal, heard(2, at=later, reissued=True))
+    await settlement.wait_until_idle()
+    assert [u.packet_cnt for u in journal.uplinks] == [1, 1]
+    assert "may be published twice: cannot read" in caplog.text
+
+
+async def test_settled_uplinks_wait_for_a_full_disk_and_nothing_is_lost(
+    nursery, autojump_clock, caplog
+):
+    journal = FakeJournal()
+    journal.failures = 3
+    settlement = a_settlement(journal, NORTH)
+    await nursery.start(settlement.run)
+    take(settlement, journal, heard(1))
+    await settlement.wait_until_idle()
+    assert [u.packet_cnt for u in journal.uplinks] == [1]
+    assert trio.current_time() == 3 * settle.RETRY
+    assert "1 settled uplinks wait for the disk: no space" in caplog.text
+
+
+async def test_when_settling_falls_behind_base_stations_wait(nursery, autojump_clock, monkeypatch):
+    monkeypatch.setattr(settle, "MAX_WAITING", 2)
+    journal = FakeJournal()
+    settlement = a_settlement(journal, NORTH)
+    settlement.committed([heard(1), heard(2, cnt=2)])
+    with trio.move_on_after(1) as too_full:
+        await settlement.wait_for_room()
+    assert too_full.cancelled_caught
+    await nursery.start(settlement.run)
+    await settlement.wait_for_room()
+
+
+async def test_a_stored_body_that_cannot_be_read_is_told_and_passed_over(autojump_clock, caplog):
+    journal = FakeJournal()
+    journal.uplinks = [
+        SettledUplink(
+            id=journal.next_uplink(),
+            ep_eui=7,
+            packet_cnt=2,
+            digest=b"d" * 16,
+            received_ns=NOON,
+            journal_row=1,
+            body="not JSON",
+        )
+    ]
+    async with trio.open_nursery() as life:
+        await life.start(a_settlement(journal).run)
+        life.cancel_scope.cancel()
+    assert "a stored uplink cannot be read" in caplog.text
+
+
+async def test_the_clock_errors_that_an_earlier_process_knew_are_used(autojump_clock):
+    years = 85_443_199 * SECOND
+    journal = FakeJournal()
+    body = json.dumps(
+        {
+            "receptions": [
+                {"bs_eui": f"{SOUTH:016X}", "rxTime": NOON - years, "rxTimeCorrected": NOON}
+            ]
+        }
+    )
+    journal.uplinks = [
+        SettledUplink(
+            id=journal.next_uplink(),
+            ep_eui=7,
+            packet_cnt=1,
+            digest=b"d" * 16,
+            received_ns=NOON,
+            journal_row=1,
+            body=body,
+        )
+    ]
+    settlement = a_settlement(journal)
+    async with trio.open_nursery() as life:
+        await life.start(settlement.run)
+        life.cancel_scope.cancel()
+    assert settlement._registry.clock_offset(SOUTH) == -years
