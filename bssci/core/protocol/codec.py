@@ -15,6 +15,7 @@ import struct
 import types
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
+from enum import IntEnum
 from math import isfinite
 from typing import (
     Annotated,
@@ -218,7 +219,9 @@ def _integer(rule: Integer) -> Convert:
 
 
 def _whole(value: Any, *, rounds: bool) -> int:
-    """The integer that a floating point number is, or is nearest to."""
+    """The integer that an enumerated or floating point number is, or is nearest to."""
+    if isinstance(value, IntEnum):
+        return int(value)  # our own `Code`: nothing that comes off the wire is one
     if type(value) is float and isfinite(value):
         if rounds:
             return round(value)

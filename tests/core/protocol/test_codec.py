@@ -21,6 +21,7 @@ from bssci.core.protocol.codec import (
     unpack,
 )
 from bssci.core.protocol.errors import (
+    Code,
     FramingError,
     InvalidMessageError,
     LocalProtocolError,
@@ -1073,3 +1074,13 @@ def test_a_message_can_be_shown():
 def test_the_types_of_the_samples_are_those_that_callers_import():
     kinds = (Attach, AttachPropagate, ConnectResponse)
     assert [type(BY_COMMAND[kind.command]) for kind in kinds] == list(kinds)
+
+
+def test_our_own_error_codes_can_be_sent():
+    assert to_map(Error(op_id=1, code=Code.ENOSPC, message="full")) == {
+        "command": "error",
+        "opId": 1,
+        "code": 28,
+        "message": "full",
+    }
+    assert type(to_map(Error(op_id=1, code=Code.ENOSPC, message=""))["code"]) is int
