@@ -37,9 +37,7 @@ def time_zone(name: str) -> tzinfo | None:
     try:
         return ZoneInfo(name)
     except (KeyError, OSError, ValueError) as error:
-        raise ValueError(
-            f"{name!r} is no time zone: expected local, UTC or Area/City"
-        ) from error
+        raise ValueError(f"{name!r} is no time zone: expected local, UTC or Area/City") from error
 
 
 class _Formatter(logging.Formatter):

@@ -69,9 +69,12 @@ def test_a_log_file_may_be_rotated_while_it_is_written(tmp_path):
 
 
 @pytest.mark.parametrize(("is_terminal", "begins"), [(True, "20"), (False, "{")])
-def test_a_terminal_gets_text_and_a_pipe_gets_json(monkeypatch, is_terminal, begins):
-    stream = io.StringIO()
-    stream.isatty = lambda: is_terminal
+def test_a_terminal_gets_text_and_a_pipe_gets_json(monkeypatch, is_terminal: bool, begins):
+    class Stream(io.StringIO):
+        def isatty(self) -> bool:
+            return is_terminal
+
+    stream = Stream()
     monkeypatch.setattr("sys.stderr", stream)
     with logging_to(level="info"):
         logging.getLogger("bssci").info("hello")
