@@ -1,0 +1,681 @@
+"""The composition root: makes the rooms, joins them, shuts them in order.
+
+A `ServiceCenter` is one Service Center in one process. `run` starts it and lasts as long as it
+does; `stop` ends it in order: first the doors shut, then what is inside finishes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import resource
+import time
+import uuid
+from collections import Counter, deque
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import trio
+
+from bssci import __version__
+from bssci.core.center.dedup import Deduplicator, Reception
+from bssci.core.center.registry import Registry
+from bssci.core.center.topics import Publication, Topics
+from bssci.core.protocol.errors import (
+    BssciError,
+    Code,
+    OperationLostError,
+    OperationRefusedError,
+    StorageError,
+)
+from bssci.core.protocol.eui import format_eui
+from bssci.core.protocol.messages import (
+    Attach,
+    Connect,
+    ConnectResponse,
+    Detach,
+    DetachResponse,
+    DownlinkDataResult,
+    DownlinkDataResultResponse,
+    DownlinkRxStatus,
+    DownlinkRxStatusResponse,
+    Message,
+    Status,
+    StatusResponse,
+    UplinkData,
+)
+from bssci.core.protocol.session import Answered
+from bssci.core.runtime import tls
+from bssci.core.runtime.config import describe
+from bssci.core.runtime.link import Certified, Limits, Link, Peer, Refusal
+from bssci.core.runtime.mqtt import BrokerLink, BrokerSettings, Outgoing
+from bssci.core.runtime.server import BaseStationServer
+from bssci.core.runtime.settle import Settlement
+from bssci.core.runtime.store import Store, open_store
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterator, Sequence
+
+    from bssci.core.center.dedup import SettledUplink
+    from bssci.core.protocol.session import Connected, Refused, Requested
+    from bssci.core.runtime.config import Config
+
+__all__ = ["Notice", "ServiceCenter", "StartError"]
+
+logger = logging.getLogger(__name__)
+
+# A base station is asked how it is this long after its connect; that also tells its clock error.
+FIRST_STATUS = 2.0  # seconds
+
+# A clock that is further off than this is worth a warning.
+CLOCK_TOLERANCE = 1_000_000_000  # ns
+
+HEALTH_INTERVAL = 300.0  # seconds
+DISK_INTERVAL = 60.0  # seconds
+PRUNE_INTERVAL = 60.0  # seconds
+PRUNE_PAUSE = 0.05  # seconds between two steps
+PRUNE_ROWS = 500  # in one transaction, short enough that no uplink waits for it
+
+# From the closed doors to the end: for reception windows that are open, then for the broker.
+GRACE = 3.5  # seconds
+
+# Base stations that lost us come back together: their knocks must fit.
+BACKLOG = 4096
+
+# Descriptors besides those of base stations: database, broker, log, control.
+OWN_FILES = 200
+
+MAX_REFUSALS = 1_000  # remembered for showing
+MAX_NOTICES = 1_000  # that a slow watcher may be behind
+
+# The keys that a reload applies; all others need a restart.
+APPLIED_BY_RELOAD = frozenset({"tls.cert_file", "tls.key_file", "tls.ca_file", "log.level"})
+
+NoticeKind = Literal["uplink", "station", "service", "gap"]
+
+
+class StartError(BssciError):
+    """The service cannot start: what, where, and what to do about it."""
+
+    exit_code: ClassVar[int] = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something a watcher may like to see.
+
+    Attributes:
+        kind: what it is about; `gap` says that notices were lost, and how many.
+        time: Unix seconds.
+        data: as in the JSON shapes of the command line.
+    """
+
+    kind: NoticeKind
+    time: float
+    data: dict[str, object]
+
+
+class _Watcher:
+    """One who watches: bounded, lossy, and told what was lost."""
+
+    def __init__(self) -> None:
+        self._send, self.notices = trio.open_memory_channel[Notice](MAX_NOTICES)
+        self._lost = 0
+
+    def tell(self, notice: Notice) -> None:
+        try:
+            if self._lost:
+                self._send.send_nowait(Notice("gap", notice.time, {"lost": self._lost}))
+                self._lost = 0
+            self._send.send_nowait(notice)
+        except trio.WouldBlock:
+            self._lost += 1
+
+
+class ServiceCenter:
+    """One Service Center.
+
+        center = ServiceCenter(config)
+        async with trio.open_nursery() as nursery:
+            port = await nursery.start(center.run)
+            ...
+            center.stop()
+
+    Attributes:
+        port: the TCP port that base stations connect to, once it runs.
+        registry: base stations and end points as known now.
+        refusals: who was not let in, newest last, with Unix time.
+        refused: how many were not let in, by reason.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.port = 0
+        self.registry = Registry()
+        self.refusals: deque[tuple[float, Refusal]] = deque(maxlen=MAX_REFUSALS)
+        self.refused: Counter[str] = Counter()
+        self.ssl_context: ssl.SSLContext
+        self._topics = Topics(config.mqtt.base_topic)
+        self._stopping = trio.Event()
+        self._stopped = trio.Event()
+        self._progress = trio.Event()
+        self._watchers: list[_Watcher] = []
+        self._broker: BrokerLink | None = None
+        self._store: Store
+        self._settlement: Settlement
+        self._server: BaseStationServer
+
+    async def run(self, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until `stop` is called, or until cancelled. Started: base stations can connect.
+
+        Raises:
+            StartError: it cannot start; says what, where and what to do.
+        """
+        _raise_file_limit(self.config.server.max_connections + OWN_FILES)
+        async with contextlib.AsyncExitStack() as rooms:
+            listeners = await self._compose(rooms)
+            async with trio.open_nursery() as inside:
+                await self._open_inside(inside)
+                async with trio.open_nursery() as doors:
+                    await doors.start(self._server.serve, listeners)
+                    self._tell_start()
+                    task_status.started(self.port)
+                    await self._stopping.wait()
+                    await self._server.dismiss("the Service Center stops")
+                    doors.cancel_scope.cancel()
+                with trio.move_on_after(GRACE):
+                    await self._finish()
+                inside.cancel_scope.cancel()
+        logger.info("stopped")
+        self._stopped.set()
+
+    def stop(self) -> None:
+        """Begin to stop: nobody is let in any more, what is inside is finished."""
+        self._stopping.set()
+
+    async def stopped(self) -> None:
+        """Return when `run` has come to its end in order."""
+        await self._stopped.wait()
+
+    def reload(self, config: Config) -> None:
+        """Take certificates (from the next connection on) and log level from a new configuration.
+
+        Raises:
+            CertificateError: they cannot be used; everything stays as it was.
+        """
+        self.ssl_context = _server_context(config)
+        logging.getLogger().setLevel(config.log.level.upper())
+        logger.info("certificates are read again and used from the next connection on")
+        if waiting := sorted(_changed(self.config, config) - APPLIED_BY_RELOAD):
+            logger.warning("changed, but needs a restart: %s", ", ".join(waiting))
+        reloaded_tls = replace(config.tls, identity=self.config.tls.identity)
+        self.config = replace(self.config, tls=reloaded_tls)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What has gone through since the start.
+
+        `received` are receptions, `duplicates` those of them that were copies; `released` are
+        telegrams for the outbox, `unregistered` those of sensors that are not registered.
+        """
+        settlement = self._settlement
+        return {
+            "received": settlement.received,
+            "duplicates": settlement.duplicates,
+            "released": settlement.released,
+            "unregistered": settlement.unregistered,
+        }
+
+    @property
+    def published(self) -> int | None:
+        """Uplinks that the broker has acknowledged since the start; None without a broker."""
+        return None if self._broker is None else self._broker.published
+
+    async def uplinks(
+        self, *, ep_eui: int | None = None, since_ns: int = 0, count: int = 100
+    ) -> list[dict[str, object]]:
+        """The newest uplinks that were settled, newest first, as listings show them.
+
+        Raises:
+            StorageError: they cannot be read.
+        """
+        stored = await self._store.uplinks(ep_eui=ep_eui, since_ns=since_ns, count=count)
+        return [
+            shown_uplink(each.ep_eui, each.received_ns, each.published_ns, each.body)
+            for each in stored
+        ]
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[trio.MemoryReceiveChannel[Notice]]:
+        """What happens from now on. Who reads too slowly loses notices and is told how many."""
+        watcher = _Watcher()
+        self._watchers.append(watcher)
+        try:
+            yield watcher.notices
+        finally:
+            self._watchers.remove(watcher)
+
+    # --- making the rooms ---
+
+    async def _compose(self, rooms: contextlib.AsyncExitStack) -> list[trio.SocketListener]:
+        """Make the rooms and join them. All that can be wrong with the set-up is found here."""
+        config = self.config
+        try:
+            self.ssl_context = _server_context(config)
+            if config.mqtt.enabled:
+                self._broker = self._broker_link()
+            store = open_store(config.store.path, on_commit=self._committed)
+            self._store = await rooms.enter_async_context(store)
+        except BssciError as error:
+            raise StartError(str(error)) from error
+        self._settlement = self._make_settlement()
+        doors = _Doors(self, self._store, self._settlement)
+        self._server = BaseStationServer(_limits(config), doors)
+        return await self._open_listeners(rooms)
+
+    def _make_settlement(self) -> Settlement:
+        config = self.config
+        memory_ns = _ns(config.dedup.memory)
+        dedup = Deduplicator(
+            delay_ns=_ns(config.dedup.delay),
+            early=config.dedup.early,
+            memory_ns=memory_ns,
+            max_remembered=config.dedup.max_remembered,
+        )
+        return Settlement(
+            self._store,
+            dedup,
+            self.registry,
+            is_registered=lambda _: False,  # no end point can be registered yet
+            drop_unknown=config.sensors.unknown == "drop",
+            memory_ns=memory_ns,
+            unix_ns=time.time_ns,
+            on_settled=self._settled,
+        )
+
+    def _broker_link(self) -> BrokerLink:
+        return BrokerLink(
+            _broker_settings(self.config),
+            will=self._will,
+            announce=self._announcements,
+            fetch=self._fetch,
+            published=self._published,
+        )
+
+    async def _open_inside(self, inside: trio.Nursery) -> None:
+        if self._broker is not None:
+            await inside.start(self._broker.run)
+        await inside.start(self._settlement.run)
+        inside.start_soon(self._report_health)
+        inside.start_soon(self._prune)
+        inside.start_soon(self._watch_disk)
+
+    async def _open_listeners(self, rooms: contextlib.AsyncExitStack) -> list[trio.SocketListener]:
+        server = self.config.server
+        try:
+            listeners = await trio.open_tcp_listeners(
+                server.port, host=server.host, backlog=BACKLOG
+            )
+        except OSError as error:
+            raise StartError(
+                f"cannot listen on {server.host} port {server.port}: {error.strerror or error}. "
+                "End the program that has the port, or set server.host and server.port."
+            ) from error
+        for listener in listeners:
+            await rooms.enter_async_context(listener)
+        self.port = listeners[0].socket.getsockname()[1]
+        return listeners
+
+    def _tell_start(self) -> None:
+        if self._store.set_aside is not None:
+            logger.error(
+                "the database was damaged; it is kept as %s and a new one is begun",
+                self._store.set_aside,
+            )
+        server = self.config.server
+        logger.info(
+            "Service Center %s, version %s, listens on %s port %d",
+            format_eui(server.eui),
+            __version__,
+            server.host,
+            self.port,
+        )
+
+    async def _finish(self) -> None:
+        """What was taken is settled, and what is settled is published if the broker is there."""
+        await self._settlement.wait_until_idle()
+        while self._broker and self._broker.state == "online" and self._store.unpublished:
+            self._progress = trio.Event()
+            await self._progress.wait()
+
+    # --- an uplink's way ---
+
+    def _committed(self, receptions: Sequence[Reception]) -> None:
+        self._settlement.committed(receptions)
+
+    def _settled(self, uplinks: Sequence[SettledUplink]) -> None:
+        if self._broker is not None and uplinks:
+            self._broker.wake()
+        if self._watchers:
+            for uplink in uplinks:
+                self.notify(
+                    "uplink", shown_uplink(uplink.ep_eui, uplink.received_ns, None, uplink.body)
+                )
+
+    async def _fetch(self, after: int, limit: int) -> list[Outgoing]:
+        rows = await self._store.outbox(after, limit)
+        return [
+            Outgoing(row.id, self._topics.uplink(row.ep_eui), row.body.encode()) for row in rows
+        ]
+
+    def _published(self, rows: Sequence[int]) -> None:
+        self._store.mark_published(rows, time.time_ns())
+        self._progress.set()
+
+    # --- what comes round ---
+
+    async def _report_health(self) -> None:
+        while True:
+            self.publish(self._topics.health_check(now_ns=time.time_ns()))
+            await trio.sleep(HEALTH_INTERVAL)
+
+    async def _prune(self) -> None:
+        """Forget uplinks that were kept long enough, in small steps."""
+        while True:
+            pruned = 0
+            with contextlib.suppress(StorageError):  # the store says so itself
+                pruned = await self._store.prune(
+                    before_ns=time.time_ns() - _ns(self.config.store.keep_uplinks),
+                    limit=PRUNE_ROWS,
+                    include_unpublished=self._broker is None,
+                )
+            await trio.sleep(PRUNE_PAUSE if pruned >= PRUNE_ROWS else PRUNE_INTERVAL)
+
+    async def _watch_disk(self) -> None:
+        """Warn when the disk is nearly full, once each time that begins."""
+        was_short, least = False, self.config.store.min_free
+        while True:
+            free = (await self._store.counts()).free
+            if free < least and not was_short:
+                logger.warning(
+                    "disk: %d MB free for %s, less than store.min_free (%d MB); when it is full, "
+                    "uplinks are refused and stay with the base stations",
+                    free // 1_000_000,
+                    self.config.store.path,
+                    least // 1_000_000,
+                )
+            was_short = free < least
+            await trio.sleep(DISK_INTERVAL)
+
+    # --- telling the world ---
+
+    def publish(self, publication: Publication) -> None:
+        """Something that is not an uplink, to the broker if there is one."""
+        if self._broker is not None:
+            body = publication.body.encode()
+            self._broker.publish(publication.topic, body, retain=publication.retain)
+
+    def notify(self, kind: NoticeKind, data: dict[str, object]) -> None:
+        """Tell everybody who watches."""
+        notice = Notice(kind, time.time(), data)
+        for watcher in self._watchers:
+            watcher.tell(notice)
+
+    def station_changed(self, bs_eui: int) -> None:
+        """A base station has come or gone."""
+        station = self.registry.base_station(bs_eui)
+        if station is not None:
+            self.publish(self._topics.station_state(station))
+            state = "online" if station.is_connected else "offline"
+            self.notify("station", {"eui": format_eui(bs_eui), "state": state})
+
+    def status_arrived(self, bs_eui: int, status: StatusResponse) -> None:
+        """A base station has said how it is."""
+        offset_ns = self.registry.clock_offset(bs_eui)
+        self.publish(self._topics.station_status(bs_eui, status, clock_offset_ns=offset_ns))
+
+    def note_refusal(self, refusal: Refusal) -> None:
+        """Somebody was not let in: count it, keep it for showing, say it."""
+        self.refused[refusal.reason] += 1
+        self.refusals.append((time.time(), refusal))
+        peer = refusal.peer
+        fields = {"address": peer.address, "reason": refusal.reason}
+        if refusal.bs_eui is not None:
+            fields["bs_eui"] = format_eui(refusal.bs_eui)
+        if peer.fingerprint is not None:
+            fields |= {"certificate": peer.subject or "", "fingerprint": peer.fingerprint}
+        logger.warning("refused: %s", refusal.detail, extra=fields)
+
+    def _will(self) -> tuple[str, bytes]:
+        state = self._service_state(is_online=False)
+        return state.topic, state.body.encode()
+
+    def _service_state(self, *, is_online: bool) -> Publication:
+        return self._topics.service_state(
+            is_online=is_online, version=__version__, now_ns=time.time_ns()
+        )
+
+    def _announcements(self) -> list[tuple[str, bytes, bool]]:
+        """What a broker that is there, or there again, must know."""
+        stations = map(self._topics.station_state, self.registry.base_stations())
+        return [
+            (publication.topic, publication.body.encode(), publication.retain)
+            for publication in (self._service_state(is_online=True), *stations)
+        ]
+
+
+class _Doors:
+    """What base stations meet: who may come in, and where their words go (`link.Doors`)."""
+
+    def __init__(self, center: ServiceCenter, store: Store, settlement: Settlement) -> None:
+        self._center = center
+        self._config = center.config
+        self._registry = center.registry
+        self._store = store
+        self._settlement = settlement
+        self.load_session = store.load_session
+        self.save_session = store.save_session
+        self.drop_session = store.drop_session
+        self.refused = center.note_refusal
+
+    # --- coming in ---
+
+    def ssl_context(self) -> ssl.SSLContext:
+        return self._center.ssl_context
+
+    def identify(self, tls_stream: Certified, address: str) -> Peer:
+        identity = tls.identity_of(tls_stream)
+        return Peer(address, identity.subject, identity.fingerprint, identity.euis)
+
+    def introduce(self) -> ConnectResponse:
+        return ConnectResponse(
+            sc_eui=self._config.server.eui,
+            name=self._config.server.name,
+            sw_version=__version__,
+            sn_resume=False,
+            sn_sc_uuid=uuid.uuid4().bytes,
+        )
+
+    async def admit(self, connect: Connect, peer: Peer) -> str | None:
+        mode = self._config.tls.identity
+        reason = tls.check_identity(mode, peer, connect.bs_eui, pinned=None)
+        if reason is None and mode == "pin" and peer.fingerprint is not None:
+            pinned = await self._store.pin(connect.bs_eui, peer.fingerprint, time.time_ns())
+            reason = tls.check_identity(mode, peer, connect.bs_eui, pinned)
+        return reason
+
+    def link_up(self, link: Link, event: Connected) -> None:
+        self._registry.station_connected(
+            link.connect, since_ns=time.time_ns(), address=link.peer.address
+        )
+        logger.info(
+            "base station connected, session %s, certificate of %s",
+            "resumed" if event.resumed else "new",
+            link.peer.subject,
+            extra=link.who(),
+        )
+        self._center.station_changed(link.bs_eui)
+
+    def link_down(self, link: Link, reason: str) -> None:
+        logger.info("base station disconnected: %s", reason, extra=link.who())
+        self._registry.station_disconnected(link.bs_eui, since_ns=time.time_ns())
+        self._settlement.station_gone(link.bs_eui)
+        self._center.station_changed(link.bs_eui)
+
+    # --- while it is connected ---
+
+    async def attend(self, link: Link) -> None:
+        """Ask it how it is: soon after the connect, and then now and again."""
+        await trio.sleep(FIRST_STATUS)
+        while True:
+            sent_ns = time.time_ns()
+            try:
+                response = await link.call(Status())
+            except (OperationLostError, OperationRefusedError, StorageError) as error:
+                logger.warning("base station gives no status: %s", error, extra=link.who())
+            else:
+                self._take_status(link, response, sent_ns)
+            await trio.sleep(self._config.status.interval)
+
+    def _take_status(self, link: Link, response: Message, sent_ns: int) -> None:
+        assert isinstance(response, StatusResponse)
+        bs_eui = link.bs_eui
+        before = self._registry.clock_offset(bs_eui)
+        self._registry.status_received(
+            bs_eui, response, sent_ns=sent_ns, received_ns=time.time_ns()
+        )
+        offset = self._registry.clock_offset(bs_eui)
+        if _is_off(offset) and not _is_off(before):
+            logger.warning(
+                "clock of the base station is %+.3f s off; reception times are corrected by that",
+                (offset or 0) / 1e9,
+                extra=link.who(),
+            )
+        self._center.status_arrived(bs_eui, response)
+
+    async def take_uplinks(self, link: Link, uplinks: Sequence[Requested]) -> None:
+        await self._settlement.wait_for_room()
+        now_ns = time.time_ns()
+        # Nothing is awaited between taking a row number and handing it in: rows come in order.
+        await self._store.append([self._reception(link, uplink, now_ns) for uplink in uplinks])
+
+    def _reception(self, link: Link, request: Requested, now_ns: int) -> Reception:
+        assert isinstance(request.message, UplinkData)
+        return Reception(
+            row=self._store.next_row(),
+            bs_eui=link.bs_eui,
+            received_ns=now_ns,
+            session=link.response.sn_sc_uuid,
+            uplink=request.message,
+            payload=request.payload,
+            reissued=request.reissued,
+        )
+
+    async def take_request(self, link: Link, request: Requested) -> Message:
+        match request.message:
+            case Attach(ep_eui=ep_eui):
+                raise OperationRefusedError(
+                    Code.EPROTO, f"end point {format_eui(ep_eui)} is not known"
+                )
+            case Detach(sign=sign):
+                # A refused detach is repeated for ever. What the signature in the answer should be
+                # is not defined; the one received goes back.
+                return DetachResponse(sign=sign)
+            case DownlinkDataResult():
+                return DownlinkDataResultResponse()
+            case DownlinkRxStatus():
+                return DownlinkRxStatusResponse()
+        raise OperationRefusedError(Code.EOPNOTSUPP, f"{request.message.command} is not supported")
+
+    def take_completion(self, link: Link, request: Message) -> None:
+        """Nothing here waits for a completion."""
+
+    def take_answer(self, link: Link, outcome: Answered | Refused) -> None:
+        """A status that comes late says nothing about the clock, but still how it is."""
+        if isinstance(outcome, Answered) and isinstance(outcome.response, StatusResponse):
+            self._center.status_arrived(link.bs_eui, outcome.response)
+
+
+def shown_uplink(
+    ep_eui: int, received_ns: int, published_ns: int | None, body: str
+) -> dict[str, object]:
+    """A settled uplink in the shape that listings have."""
+    fields: dict[str, object] = json.loads(body)
+    return {
+        "sensor_eui": format_eui(ep_eui),
+        "received": received_ns / 1e9,
+        "published": None if published_ns is None else published_ns / 1e9,
+    } | fields
+
+
+def _is_off(offset_ns: int | None) -> bool:
+    return offset_ns is not None and abs(offset_ns) > CLOCK_TOLERANCE
+
+
+def _server_context(config: Config) -> ssl.SSLContext:
+    files = config.tls
+    for warning in tls.certificate_warnings(files.cert_file, files.ca_file):
+        logger.warning("%s", warning)
+    return tls.server_context(
+        cert_file=files.cert_file,
+        key_file=files.key_file,
+        ca_file=files.ca_file,
+        min_version=files.min_version,
+    )
+
+
+def _changed(before: Config, after: Config) -> set[str]:
+    """The keys whose values differ."""
+    values = [{k.full_name: v for k, v, _ in describe(c, reveal=True)} for c in (before, after)]
+    return {name for name, value in values[0].items() if value != values[1][name]}
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1e9)
+
+
+def _limits(config: Config) -> Limits:
+    server = config.server
+    return Limits(
+        max_connections=server.max_connections,
+        max_half_open=server.max_half_open,
+        max_half_open_per_address=server.max_half_open_per_address,
+        handshake_timeout=server.handshake_timeout,
+        idle_ping=server.idle_ping,
+        idle_timeout=server.idle_timeout,
+        write_timeout=server.write_timeout,
+        operation_timeout=server.operation_timeout,
+        max_frame=server.max_frame,
+    )
+
+
+def _broker_settings(config: Config) -> BrokerSettings:
+    mqtt = config.mqtt
+    context = None
+    if mqtt.tls:
+        context = tls.broker_context(
+            ca_file=mqtt.ca_file, cert_file=mqtt.cert_file, key_file=mqtt.key_file
+        )
+    return BrokerSettings(
+        host=mqtt.host,
+        port=mqtt.port,
+        username=mqtt.username or None,
+        password=mqtt.password or None,
+        client_id=mqtt.client_id or f"bssci-{format_eui(config.server.eui)}",
+        qos=mqtt.qos,
+        keepalive=mqtt.keepalive,
+        tls=context,
+        max_inflight=mqtt.max_inflight,
+        reconnect_max=mqtt.reconnect_max,
+    )
+
+
+def _raise_file_limit(wanted: int) -> None:
+    """As many descriptors as base stations may connect; the usual limit of 1024 is soon used up."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

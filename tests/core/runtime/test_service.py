@@ -1,0 +1,368 @@
+"""The whole center in one process: real TLS, a real database, base stations of our own."""
+
+import json
+import logging
+import ssl
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+import trustme
+
+from bssci.core.protocol.errors import OperationRefusedError
+from bssci.core.protocol.messages import (
+    Attach,
+    Detach,
+    DetachResponse,
+    DownlinkDataResult,
+    DownlinkDataResultResponse,
+    DownlinkRxStatus,
+    DownlinkRxStatusResponse,
+    StatusResponse,
+    UplinkData,
+    VmUplinkData,
+)
+from bssci.core.runtime import service
+from bssci.core.runtime.authority import (
+    make_authority,
+    make_server_certificate,
+    make_station_certificate,
+    write_pair,
+)
+from bssci.core.runtime.config import load_config
+from bssci.core.runtime.service import Notice, ServiceCenter, StartError
+from bssci.core.runtime.station import Identity, Offline, Online, StationEvent, open_station
+from bssci.core.runtime.tls import CertificateError, client_context
+
+NORTH, SOUTH = 0x70B3D59CD0000001, 0x70B3D59CD0000002
+END_POINT = 0xFCA84A030000127C
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder as `bssci init` makes it, with certificates of two base stations."""
+    authority = make_authority()
+    certs = tmp_path / "certs"
+    certs.mkdir()
+    write_pair(authority, certs / "ca_cert.pem", certs / "ca_key.pem")
+    write_pair(
+        make_server_certificate(authority, ["127.0.0.1"], allow_loopback=True),
+        certs / "service_center_cert.pem",
+        certs / "service_center_key.pem",
+    )
+    for eui in (NORTH, SOUTH):
+        write_pair(
+            make_station_certificate(authority, eui), certs / f"{eui}.pem", certs / f"{eui}.key"
+        )
+    (tmp_path / "sc.toml").write_text(
+        '[server]\neui = "1122334455667788"\nhost = "127.0.0.1"\nport = 0\n'
+    )
+    return tmp_path
+
+
+def a_center(folder, **options):
+    settings = {name.replace("__", "."): value for name, value in options.items()}
+    return ServiceCenter(load_config(folder / "sc.toml", environ={}, options=settings))
+
+
+@asynccontextmanager
+async def running(center):
+    async with trio.open_nursery() as nursery:
+        await nursery.start(center.run)
+        yield center
+        center.stop()
+
+
+def station_of(folder, center, eui=NORTH, *, certificate=None, **more):
+    certs = folder / "certs"
+    of = certificate or eui
+    context = client_context(
+        cert_file=certs / f"{of}.pem", key_file=certs / f"{of}.key", ca_file=certs / "ca_cert.pem"
+    )
+    return open_station(
+        ("127.0.0.1", center.port), identity=Identity(eui=eui), ssl_context=context, **more
+    )
+
+
+def uplink(cnt=1):
+    return UplinkData(
+        ep_eui=END_POINT,
+        rx_time=1_756_193_850_000_000_000 + cnt * 10_000_000_000,
+        packet_cnt=cnt,
+        snr=10.0,
+        rssi=-90.0,
+        user_data=bytes((17, 50)),
+        dl_open=False,
+        response_exp=False,
+        dl_ack=False,
+    )
+
+
+async def test_an_uplink_is_kept_and_told_to_who_watches(folder):
+    center = a_center(folder)
+    async with running(center), station_of(folder, center) as station:
+        with center.watch() as notices:
+            await station.send_uplink(uplink())
+            seen: list[Notice] = []
+            while not seen or seen[-1].kind != "uplink":
+                seen.append(await notices.receive())
+    data = seen[-1].data
+    assert data["sensor_eui"] == f"{END_POINT:016X}"
+    assert (data["bs_eui"], data["cnt"], data["data"]) == (f"{NORTH:016X}", 1, [17, 50])
+    assert center.counts == {"received": 1, "duplicates": 0, "released": 1, "unregistered": 1}
+
+
+async def test_a_base_station_that_comes_and_goes_is_told(folder):
+    center = a_center(folder)
+    async with running(center):
+        with center.watch() as notices:
+            async with station_of(folder, center) as station:
+                await station.wait_online()
+                came = await notices.receive()
+            gone = await notices.receive()
+    assert (came.kind, came.data) == ("station", {"eui": f"{NORTH:016X}", "state": "online"})
+    assert (gone.kind, gone.data) == ("station", {"eui": f"{NORTH:016X}", "state": "offline"})
+
+
+async def test_who_watches_too_slowly_is_told_how_much_was_lost(folder, monkeypatch):
+    monkeypatch.setattr(service, "MAX_NOTICES", 2)
+    center = a_center(folder)
+    with center.watch() as notices:
+        for number in range(5):
+            center.notify("service", {"number": number})
+        first, second = notices.receive_nowait(), notices.receive_nowait()
+        center.notify("service", {"number": 5})
+        gap, last = notices.receive_nowait(), notices.receive_nowait()
+    center.notify("service", {"number": 6})
+    assert [n.data for n in (first, second, gap, last)] == [
+        {"number": 0},
+        {"number": 1},
+        {"lost": 3},
+        {"number": 5},
+    ]
+    assert gap == Notice("gap", last.time, {"lost": 3})
+
+
+async def test_a_clock_that_is_years_off_is_learned_and_said_once(folder, caplog, monkeypatch):
+    monkeypatch.setattr(service, "FIRST_STATUS", 0.0)
+    behind = StatusResponse(code=0, message="", time=1_671_000_000_000_000, duty_cycle=0.1)
+    center = a_center(folder)
+    async with running(center), station_of(folder, center, status=lambda: behind) as station:
+        await station.wait_online()
+        while center.registry.clock_offset(NORTH) is None:
+            await trio.lowlevel.checkpoint()
+    offset = center.registry.clock_offset(NORTH)
+    assert offset is not None
+    assert offset < -3 * 365 * 86400 * 1_000_000_000
+    assert caplog.text.count("reception times are corrected by that") == 1
+
+
+@pytest.mark.parametrize(
+    ("identity", "certificate", "is_let_in"),
+    [
+        ("match", NORTH, True),
+        ("match", SOUTH, False),
+        ("chain", SOUTH, True),
+        ("require", NORTH, True),
+        ("require", SOUTH, False),
+        ("pin", NORTH, True),
+    ],
+)
+async def test_who_may_come_in_is_decided_by_the_certificate(
+    folder, identity, certificate, is_let_in
+):
+    center = a_center(folder, tls__identity=identity)
+    events: list[StationEvent] = []
+    async with (
+        running(center),
+        station_of(folder, center, certificate=certificate, take=events.append),
+    ):
+        while not events:
+            await trio.lowlevel.checkpoint()
+    if is_let_in:
+        assert isinstance(events[0], Online)
+        return
+    assert isinstance(events[0], Offline)
+    words = f"the certificate names {SOUTH:016X}, not {NORTH:016X}"
+    assert words in events[0].reason
+    ((_, refusal),) = center.refusals
+    assert (refusal.reason, refusal.bs_eui, refusal.detail) == ("identity_mismatch", NORTH, words)
+    assert refusal.peer.address == "127.0.0.1"
+    assert center.refused == {"identity_mismatch": 1}
+
+
+async def test_a_pinned_base_station_is_bound_to_its_first_certificate(folder):
+    certs = folder / "certs"
+    center = a_center(folder, tls__identity="pin")
+    async with running(center):
+        async with station_of(folder, center) as station:
+            await station.wait_online()
+        authority = make_authority()
+        _another(certs, authority)
+        center.reload(center.config)
+        events: list[StationEvent] = []
+        async with station_of(folder, center, take=events.append):
+            while not events:
+                await trio.lowlevel.checkpoint()
+    assert isinstance(events[0], Offline)
+    assert "is bound to the certificate" in events[0].reason
+
+
+def _another(certs, authority):
+    """The same base station with a certificate of another authority, trusted as well."""
+    ca = certs / "ca_cert.pem"
+    old = ca.read_bytes()
+    ca.unlink()
+    (certs / "ca_key.pem").unlink()
+    write_pair(authority, ca, certs / "ca_key.pem")
+    ca.write_bytes(ca.read_bytes() + old)
+    (certs / f"{NORTH}.pem").unlink()
+    (certs / f"{NORTH}.key").unlink()
+    write_pair(
+        make_station_certificate(authority, NORTH), certs / f"{NORTH}.pem", certs / f"{NORTH}.key"
+    )
+
+
+RADIO: dict[str, Any] = {"ep_eui": END_POINT, "rx_time": 1, "snr": 1.0, "rssi": -90.0}
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        (
+            Detach(**RADIO, packet_cnt=7, sign=b"sign"),
+            DetachResponse(sign=b"sign"),
+        ),
+        (
+            DownlinkDataResult(ep_eui=END_POINT, que_id=1, result="expired"),
+            DownlinkDataResultResponse(),
+        ),
+        (
+            DownlinkRxStatus(
+                ep_eui=END_POINT, rx_time=1, packet_cnt=1, dl_rx_snr=1.0, dl_rx_rssi=-90.0
+            ),
+            DownlinkRxStatusResponse(),
+        ),
+    ],
+)
+async def test_what_a_base_station_would_repeat_for_ever_is_answered(folder, asked, answer):
+    center = a_center(folder)
+    async with running(center), station_of(folder, center) as station:
+        assert await station.send(asked) == _numbered(answer)
+
+
+def _numbered(message):
+    return replace(message, op_id=1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "words"),
+    [
+        (
+            Attach(
+                **RADIO,
+                attach_cnt=1,
+                nonce=b"nonc",
+                sign=b"sign",
+                dual_chan=False,
+                repetition=False,
+                wide_carr_off=False,
+                long_blk_dist=False,
+            ),
+            71,
+            f"end point {END_POINT:016X} is not known",
+        ),
+        (
+            VmUplinkData(
+                mac_type=1,
+                user_data=b"",
+                trx_time=1,
+                sys_time=1,
+                freq_off=0.0,
+                snr=1.0,
+                rssi=-90.0,
+                carr_space=1,
+                patt_grp=0,
+                patt_num=0,
+                crc=(1, 2),
+            ),
+            95,
+            "vm.ulData is not supported",
+        ),
+    ],
+)
+async def test_what_cannot_be_served_is_refused_in_words(folder, asked, code, words):
+    center = a_center(folder)
+    async with running(center), station_of(folder, center) as station:
+        with pytest.raises(OperationRefusedError) as caught:
+            await station.send(asked)
+    assert (caught.value.code, caught.value.message) == (code, words)
+
+
+async def test_a_new_certificate_is_used_from_the_next_connection_on(folder, caplog):
+    caplog.set_level(logging.INFO)
+    certs = folder / "certs"
+    center = a_center(folder)
+    async with running(center), station_of(folder, center) as station:
+        await station.wait_online()
+        ca = trustme.CA()
+        ca.issue_cert("127.0.0.1").private_key_pem.write_to_path(certs / "service_center_key.pem")
+        with pytest.raises(CertificateError):
+            center.reload(center.config)
+        await station.send_uplink(uplink(1))
+        issued = ca.issue_cert("127.0.0.1")
+        issued.private_key_pem.write_to_path(certs / "service_center_key.pem")
+        issued.cert_chain_pems[0].write_to_path(certs / "service_center_cert.pem")
+        center.reload(load_config(folder / "sc.toml", environ={}, options={"server.name": "new"}))
+        await station.send_uplink(uplink(2))
+        shown = await trio.to_thread.run_sync(
+            ssl.get_server_certificate, ("127.0.0.1", center.port)
+        )
+    assert shown.strip() == issued.cert_chain_pems[0].bytes().decode().strip()
+    assert "changed, but needs a restart: server.name, server.port" not in caplog.text
+    assert "changed, but needs a restart: server.name" in caplog.text
+
+
+async def test_without_a_broker_uplinks_are_kept_and_shown(folder):
+    center = a_center(folder)
+    async with running(center), station_of(folder, center) as station:
+        await station.send_uplink(uplink())
+    async with running(again := a_center(folder)):
+        (kept,) = await again.uplinks(count=10)
+    assert (kept["sensor_eui"], kept["published"]) == (f"{END_POINT:016X}", None)
+    assert json.dumps(kept)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"tls.cert_file": "nowhere.pem"}, "nowhere.pem"),
+        ({"server.host": "192.0.2.1"}, "cannot listen on 192.0.2.1 port 0"),
+        ({"store.path": "/proc/nowhere/bssci.db"}, "/proc/nowhere"),
+    ],
+)
+async def test_what_cannot_start_says_why_and_ends_with_exit_code_2(folder, options, words):
+    config = load_config(folder / "sc.toml", environ={}, options=options)
+    with pytest.raises(StartError) as caught:
+        await ServiceCenter(config).run()
+    assert words in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+async def test_a_taken_port_is_named(folder):
+    async with running(first := a_center(folder)):
+        second = a_center(folder, server__port=first.port, store__path="other.db")
+        with pytest.raises(StartError) as caught:
+            await second.run()
+    assert f"cannot listen on 127.0.0.1 port {first.port}: Address already in use" in str(
+        caught.value
+    )
+
+
+async def test_a_disk_that_is_nearly_full_is_said(folder, caplog):
+    center = a_center(folder, store__min_free="1000000GB")
+    async with running(center):
+        while "less than store.min_free (1000000000 MB)" not in caplog.text:
+            await trio.lowlevel.checkpoint()
