@@ -48,7 +48,8 @@ PARTS = {
     "commit": {"database", "schema", "statements"},
     "statements": {"schema"},
     "store": {"commit", "database", "schema", "statements"},
-    "server": {"link", "tls_stream"},
+    "link": {"tap"},
+    "server": {"direct_stream", "link", "tls_stream"},
     "station": {"tls_stream"},
 }
 

@@ -50,6 +50,7 @@ from bssci.core.protocol.session import (
     is_resumable,
     negotiate,
 )
+from bssci.core.runtime.tap import Tap
 
 if TYPE_CHECKING:
     import ssl
@@ -282,6 +283,7 @@ class Link:
         self._limits = hall.limits
         self._doors = hall.doors
         self._guest = guest
+        self._tap = Tap(self.who) if Tap.is_wanted() else None
         self._session = ServiceCenterSession(max_payload=self._limits.max_frame)
         self._is_open = False
         self._ending: str | None = None
@@ -422,6 +424,8 @@ class Link:
         if not data:
             return
         self.last_heard = trio.current_time()
+        if self._tap is not None:
+            self._tap.received(data)
         events = self._session.receive_data(data)
         while events:
             await self._take_events(events)
@@ -460,6 +464,8 @@ class Link:
                     data, self._outbox = self._outbox, bytearray()
                     self._room.set()
                     self._writing_since = trio.current_time()
+                    if self._tap is not None:
+                        self._tap.sent(data)
                     await self._stream.send_all(data)
                     self._writing_since = math.inf
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
