@@ -49,6 +49,7 @@ PARTS = {
     "statements": {"schema"},
     "store": {"commit", "database", "schema", "statements"},
     "link": {"tap"},
+    "desk": {"config", "link", "tls"},
     "server": {"direct_stream", "link", "tls_stream"},
     "station": {"tls_stream"},
 }

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from bssci.cli.network import SimulatedNetwork, SimulatedStation
     from bssci.core.runtime.authority import KeyPair
-    from bssci.core.runtime.service import Notice, ServiceCenter
+    from bssci.core.runtime.notices import Notice
+    from bssci.core.runtime.service import ServiceCenter
     from bssci.core.runtime.station import Connector
 
 __all__ = ["demo"]
@@ -118,7 +119,7 @@ class _Stage:
         from bssci.cli.simulation import simulate
 
         async with trio.open_nursery() as nursery:
-            with self.center.watch() as notices:
+            with self.center.notices.watch() as notices:
                 await nursery.start(self.center.run)
                 nursery.start_soon(show.run, self.center, notices)
                 await simulate(

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from bssci.cli.demo import _words
-from bssci.core.runtime.service import Notice
+from bssci.core.runtime.notices import Notice
 from tests.broker import MOSQUITTO, Mosquitto
 
 pytestmark = pytest.mark.process

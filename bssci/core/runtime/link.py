@@ -432,6 +432,7 @@ class Link:
             # What is wrong behind them is raised now.
             events = self._session.receive_data(b"")
         if self._is_open:
+            # Before the answers go out: a base station counts them when it asks to resume.
             await self._renew_lease()
         self._post()
 
@@ -448,7 +449,6 @@ class Link:
                 for event in group:
                     await self._take(event)
         self._outbox += spoken
-        self._post()
 
     def _post(self) -> None:
         """Give the writer what the session has to say."""

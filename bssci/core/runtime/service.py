@@ -11,10 +11,9 @@ import json
 import logging
 import resource
 import time
-import uuid
 from collections import Counter, deque
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
@@ -24,53 +23,32 @@ from bssci.core.center.registry import Registry
 from bssci.core.center.topics import Publication, Topics
 from bssci.core.protocol.errors import (
     BssciError,
-    Code,
-    OperationLostError,
-    OperationRefusedError,
     StorageError,
 )
 from bssci.core.protocol.eui import format_eui
-from bssci.core.protocol.messages import (
-    Attach,
-    Connect,
-    ConnectResponse,
-    Detach,
-    DetachResponse,
-    DownlinkDataResult,
-    DownlinkDataResultResponse,
-    DownlinkRxStatus,
-    DownlinkRxStatusResponse,
-    Message,
-    Status,
-    StatusResponse,
-    UplinkData,
-)
-from bssci.core.protocol.session import Answered
 from bssci.core.runtime import tls
 from bssci.core.runtime.config import describe
-from bssci.core.runtime.link import Certified, Limits, Link, Peer, Refusal
+from bssci.core.runtime.desk import Desk
+from bssci.core.runtime.link import Limits, Refusal
 from bssci.core.runtime.mqtt import BrokerLink, BrokerSettings, Outgoing
+from bssci.core.runtime.notices import Notices
 from bssci.core.runtime.server import BaseStationServer
 from bssci.core.runtime.settle import Settlement
 from bssci.core.runtime.store import Store, open_store
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from bssci.core.center.dedup import SettledUplink
-    from bssci.core.protocol.session import Connected, Refused, Requested
+    from bssci.core.protocol.messages import (
+        StatusResponse,
+    )
     from bssci.core.runtime.config import Config
 
-__all__ = ["Notice", "ServiceCenter", "StartError"]
+__all__ = ["ServiceCenter", "StartError", "shown_uplink"]
 
 logger = logging.getLogger(__name__)
-
-# A base station is asked how it is this long after its connect; that also tells its clock error.
-FIRST_STATUS = 2.0  # seconds
-
-# A clock that is further off than this is worth a warning.
-CLOCK_TOLERANCE = 1_000_000_000  # ns
 
 HEALTH_INTERVAL = 300.0  # seconds
 DISK_INTERVAL = 60.0  # seconds
@@ -87,51 +65,14 @@ BACKLOG = 4096
 # Descriptors besides those of base stations: database, broker, log, control.
 OWN_FILES = 200
 
-MAX_REFUSALS = 1_000  # remembered for showing
-MAX_NOTICES = 1_000  # that a slow watcher may be behind
-
-# The keys that a reload applies; all others need a restart.
+MAX_REFUSALS = 1_000  # The keys that a reload applies; all others need a restart.
 APPLIED_BY_RELOAD = frozenset({"tls.cert_file", "tls.key_file", "tls.ca_file", "log.level"})
-
-NoticeKind = Literal["uplink", "station", "service", "gap"]
 
 
 class StartError(BssciError):
     """The service cannot start: what, where, and what to do about it."""
 
     exit_code: ClassVar[int] = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """Something a watcher may like to see.
-
-    Attributes:
-        kind: what it is about; `gap` says that notices were lost, and how many.
-        time: Unix seconds.
-        data: as in the JSON shapes of the command line.
-    """
-
-    kind: NoticeKind
-    time: float
-    data: dict[str, object]
-
-
-class _Watcher:
-    """One who watches: bounded, lossy, and told what was lost."""
-
-    def __init__(self) -> None:
-        self._send, self.notices = trio.open_memory_channel[Notice](MAX_NOTICES)
-        self._lost = 0
-
-    def tell(self, notice: Notice) -> None:
-        try:
-            if self._lost:
-                self._send.send_nowait(Notice("gap", notice.time, {"lost": self._lost}))
-                self._lost = 0
-            self._send.send_nowait(notice)
-        except trio.WouldBlock:
-            self._lost += 1
 
 
 class ServiceCenter:
@@ -148,6 +89,7 @@ class ServiceCenter:
         registry: base stations and end points as known now.
         refusals: who was not let in, newest last, with Unix time.
         refused: how many were not let in, by reason.
+        notices: what happens, for who likes to watch.
     """
 
     def __init__(self, config: Config) -> None:
@@ -161,7 +103,7 @@ class ServiceCenter:
         self._stopping = trio.Event()
         self._stopped = trio.Event()
         self._progress = trio.Event()
-        self._watchers: list[_Watcher] = []
+        self.notices = Notices()
         self._broker: BrokerLink | None = None
         self._store: Store
         self._settlement: Settlement
@@ -247,16 +189,6 @@ class ServiceCenter:
             for each in stored
         ]
 
-    @contextlib.contextmanager
-    def watch(self) -> Iterator[trio.MemoryReceiveChannel[Notice]]:
-        """What happens from now on. Who reads too slowly loses notices and is told how many."""
-        watcher = _Watcher()
-        self._watchers.append(watcher)
-        try:
-            yield watcher.notices
-        finally:
-            self._watchers.remove(watcher)
-
     # --- making the rooms ---
 
     async def _compose(self, rooms: contextlib.AsyncExitStack) -> list[trio.SocketListener]:
@@ -271,8 +203,8 @@ class ServiceCenter:
         except BssciError as error:
             raise StartError(str(error)) from error
         self._settlement = self._make_settlement()
-        doors = _Doors(self, self._store, self._settlement)
-        self._server = BaseStationServer(_limits(config), doors)
+        desk = Desk(self, self._store, self._settlement)
+        self._server = BaseStationServer(_limits(config), desk)
         return await self._open_listeners(rooms)
 
     def _make_settlement(self) -> Settlement:
@@ -358,9 +290,9 @@ class ServiceCenter:
     def _settled(self, uplinks: Sequence[SettledUplink]) -> None:
         if self._broker is not None and uplinks:
             self._broker.wake()
-        if self._watchers:
+        if self.notices.are_watched:
             for uplink in uplinks:
-                self.notify(
+                self.notices.tell(
                     "uplink", shown_uplink(uplink.ep_eui, uplink.received_ns, None, uplink.body)
                 )
 
@@ -417,19 +349,13 @@ class ServiceCenter:
             body = publication.body.encode()
             self._broker.publish(publication.topic, body, retain=publication.retain)
 
-    def notify(self, kind: NoticeKind, data: dict[str, object]) -> None:
-        """Tell everybody who watches."""
-        notice = Notice(kind, time.time(), data)
-        for watcher in self._watchers:
-            watcher.tell(notice)
-
     def station_changed(self, bs_eui: int) -> None:
         """A base station has come or gone."""
         station = self.registry.base_station(bs_eui)
         if station is not None:
             self.publish(self._topics.station_state(station))
             state = "online" if station.is_connected else "offline"
-            self.notify("station", {"eui": format_eui(bs_eui), "state": state})
+            self.notices.tell("station", {"eui": format_eui(bs_eui), "state": state})
 
     def status_arrived(self, bs_eui: int, status: StatusResponse) -> None:
         """A base station has said how it is."""
@@ -466,138 +392,6 @@ class ServiceCenter:
         ]
 
 
-class _Doors:
-    """What base stations meet: who may come in, and where their words go (`link.Doors`)."""
-
-    def __init__(self, center: ServiceCenter, store: Store, settlement: Settlement) -> None:
-        self._center = center
-        self._config = center.config
-        self._registry = center.registry
-        self._store = store
-        self._settlement = settlement
-        self.load_session = store.load_session
-        self.save_session = store.save_session
-        self.drop_session = store.drop_session
-        self.refused = center.note_refusal
-
-    # --- coming in ---
-
-    def ssl_context(self) -> ssl.SSLContext:
-        return self._center.ssl_context
-
-    def identify(self, tls_stream: Certified, address: str) -> Peer:
-        identity = tls.identity_of(tls_stream)
-        return Peer(address, identity.subject, identity.fingerprint, identity.euis)
-
-    def introduce(self) -> ConnectResponse:
-        return ConnectResponse(
-            sc_eui=self._config.server.eui,
-            name=self._config.server.name,
-            sw_version=__version__,
-            sn_resume=False,
-            sn_sc_uuid=uuid.uuid4().bytes,
-        )
-
-    async def admit(self, connect: Connect, peer: Peer) -> str | None:
-        mode = self._config.tls.identity
-        reason = tls.check_identity(mode, peer, connect.bs_eui, pinned=None)
-        if reason is None and mode == "pin" and peer.fingerprint is not None:
-            pinned = await self._store.pin(connect.bs_eui, peer.fingerprint, time.time_ns())
-            reason = tls.check_identity(mode, peer, connect.bs_eui, pinned)
-        return reason
-
-    def link_up(self, link: Link, event: Connected) -> None:
-        self._registry.station_connected(
-            link.connect, since_ns=time.time_ns(), address=link.peer.address
-        )
-        logger.info(
-            "base station connected, session %s, certificate of %s",
-            "resumed" if event.resumed else "new",
-            link.peer.subject,
-            extra=link.who(),
-        )
-        self._center.station_changed(link.bs_eui)
-
-    def link_down(self, link: Link, reason: str) -> None:
-        logger.info("base station disconnected: %s", reason, extra=link.who())
-        self._registry.station_disconnected(link.bs_eui, since_ns=time.time_ns())
-        self._settlement.station_gone(link.bs_eui)
-        self._center.station_changed(link.bs_eui)
-
-    # --- while it is connected ---
-
-    async def attend(self, link: Link) -> None:
-        """Ask it how it is: soon after the connect, and then now and again."""
-        await trio.sleep(FIRST_STATUS)
-        while True:
-            sent_ns = time.time_ns()
-            try:
-                response = await link.call(Status())
-            except (OperationLostError, OperationRefusedError, StorageError) as error:
-                logger.warning("base station gives no status: %s", error, extra=link.who())
-            else:
-                self._take_status(link, response, sent_ns)
-            await trio.sleep(self._config.status.interval)
-
-    def _take_status(self, link: Link, response: Message, sent_ns: int) -> None:
-        assert isinstance(response, StatusResponse)
-        bs_eui = link.bs_eui
-        before = self._registry.clock_offset(bs_eui)
-        self._registry.status_received(
-            bs_eui, response, sent_ns=sent_ns, received_ns=time.time_ns()
-        )
-        offset = self._registry.clock_offset(bs_eui)
-        if _is_off(offset) and not _is_off(before):
-            logger.warning(
-                "clock of the base station is %+.3f s off; reception times are corrected by that",
-                (offset or 0) / 1e9,
-                extra=link.who(),
-            )
-        self._center.status_arrived(bs_eui, response)
-
-    async def take_uplinks(self, link: Link, uplinks: Sequence[Requested]) -> None:
-        await self._settlement.wait_for_room()
-        now_ns = time.time_ns()
-        # Nothing is awaited between taking a row number and handing it in: rows come in order.
-        await self._store.append([self._reception(link, uplink, now_ns) for uplink in uplinks])
-
-    def _reception(self, link: Link, request: Requested, now_ns: int) -> Reception:
-        assert isinstance(request.message, UplinkData)
-        return Reception(
-            row=self._store.next_row(),
-            bs_eui=link.bs_eui,
-            received_ns=now_ns,
-            session=link.response.sn_sc_uuid,
-            uplink=request.message,
-            payload=request.payload,
-            reissued=request.reissued,
-        )
-
-    async def take_request(self, link: Link, request: Requested) -> Message:
-        match request.message:
-            case Attach(ep_eui=ep_eui):
-                raise OperationRefusedError(
-                    Code.EPROTO, f"end point {format_eui(ep_eui)} is not known"
-                )
-            case Detach(sign=sign):
-                # A refused detach is repeated for ever. What the signature in the answer should be
-                # is not defined; the one received goes back.
-                return DetachResponse(sign=sign)
-            case DownlinkDataResult():
-                return DownlinkDataResultResponse()
-            case DownlinkRxStatus():
-                return DownlinkRxStatusResponse()
-        raise OperationRefusedError(Code.EOPNOTSUPP, f"{request.message.command} is not supported")
-
-    def take_completion(self, link: Link, request: Message) -> None:
-        """Nothing here waits for a completion."""
-
-    def take_answer(self, link: Link, outcome: Answered | Refused) -> None:
-        """A status that comes late says nothing about the clock, but still how it is."""
-        if isinstance(outcome, Answered) and isinstance(outcome.response, StatusResponse):
-            self._center.status_arrived(link.bs_eui, outcome.response)
-
-
 def shown_uplink(
     ep_eui: int, received_ns: int, published_ns: int | None, body: str
 ) -> dict[str, object]:
@@ -608,10 +402,6 @@ def shown_uplink(
         "received": received_ns / 1e9,
         "published": None if published_ns is None else published_ns / 1e9,
     } | fields
-
-
-def _is_off(offset_ns: int | None) -> bool:
-    return offset_ns is not None and abs(offset_ns) > CLOCK_TOLERANCE
 
 
 def _server_context(config: Config) -> ssl.SSLContext:

@@ -5,7 +5,7 @@ import logging
 import ssl
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -24,7 +24,7 @@ from bssci.core.protocol.messages import (
     UplinkData,
     VmUplinkData,
 )
-from bssci.core.runtime import service
+from bssci.core.runtime import desk
 from bssci.core.runtime.authority import (
     make_authority,
     make_server_certificate,
@@ -32,9 +32,12 @@ from bssci.core.runtime.authority import (
     write_pair,
 )
 from bssci.core.runtime.config import load_config
-from bssci.core.runtime.service import Notice, ServiceCenter, StartError
+from bssci.core.runtime.service import ServiceCenter, StartError
 from bssci.core.runtime.station import Identity, Offline, Online, StationEvent, open_station
 from bssci.core.runtime.tls import CertificateError, client_context
+
+if TYPE_CHECKING:
+    from bssci.core.runtime.notices import Notice
 
 NORTH, SOUTH = 0x70B3D59CD0000001, 0x70B3D59CD0000002
 END_POINT = 0xFCA84A030000127C
@@ -103,7 +106,7 @@ def uplink(cnt=1):
 async def test_an_uplink_is_kept_and_told_to_who_watches(folder):
     center = a_center(folder)
     async with running(center), station_of(folder, center) as station:
-        with center.watch() as notices:
+        with center.notices.watch() as notices:
             await station.send_uplink(uplink())
             seen: list[Notice] = []
             while not seen or seen[-1].kind != "uplink":
@@ -117,7 +120,7 @@ async def test_an_uplink_is_kept_and_told_to_who_watches(folder):
 async def test_a_base_station_that_comes_and_goes_is_told(folder):
     center = a_center(folder)
     async with running(center):
-        with center.watch() as notices:
+        with center.notices.watch() as notices:
             async with station_of(folder, center) as station:
                 await station.wait_online()
                 came = await notices.receive()
@@ -126,27 +129,8 @@ async def test_a_base_station_that_comes_and_goes_is_told(folder):
     assert (gone.kind, gone.data) == ("station", {"eui": f"{NORTH:016X}", "state": "offline"})
 
 
-async def test_who_watches_too_slowly_is_told_how_much_was_lost(folder, monkeypatch):
-    monkeypatch.setattr(service, "MAX_NOTICES", 2)
-    center = a_center(folder)
-    with center.watch() as notices:
-        for number in range(5):
-            center.notify("service", {"number": number})
-        first, second = notices.receive_nowait(), notices.receive_nowait()
-        center.notify("service", {"number": 5})
-        gap, last = notices.receive_nowait(), notices.receive_nowait()
-    center.notify("service", {"number": 6})
-    assert [n.data for n in (first, second, gap, last)] == [
-        {"number": 0},
-        {"number": 1},
-        {"lost": 3},
-        {"number": 5},
-    ]
-    assert gap == Notice("gap", last.time, {"lost": 3})
-
-
 async def test_a_clock_that_is_years_off_is_learned_and_said_once(folder, caplog, monkeypatch):
-    monkeypatch.setattr(service, "FIRST_STATUS", 0.0)
+    monkeypatch.setattr(desk, "FIRST_STATUS", 0.0)
     behind = StatusResponse(code=0, message="", time=1_671_000_000_000_000, duty_cycle=0.1)
     center = a_center(folder)
     async with running(center), station_of(folder, center, status=lambda: behind) as station:

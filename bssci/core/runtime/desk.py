@@ -1,0 +1,252 @@
+"""What base stations meet: who may come in, what they are asked, and where their words go."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from bssci import __version__
+from bssci.core.center.dedup import Reception
+from bssci.core.protocol.errors import (
+    Code,
+    OperationLostError,
+    OperationRefusedError,
+    StorageError,
+)
+from bssci.core.protocol.eui import format_eui
+from bssci.core.protocol.messages import (
+    Attach,
+    Connect,
+    ConnectResponse,
+    Detach,
+    DetachResponse,
+    DownlinkDataResult,
+    DownlinkDataResultResponse,
+    DownlinkRxStatus,
+    DownlinkRxStatusResponse,
+    Message,
+    Status,
+    StatusResponse,
+    UplinkData,
+)
+from bssci.core.protocol.session import Answered
+from bssci.core.runtime import tls
+from bssci.core.runtime.link import Certified, Link, Peer, Refusal
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Sequence
+
+    from bssci.core.center.registry import Registry
+    from bssci.core.protocol.session import Connected, Refused, Requested, SessionRecord
+    from bssci.core.runtime.config import Config
+
+__all__ = ["Center", "Desk", "Journal", "Queue"]
+
+logger = logging.getLogger(__name__)
+
+# A base station is asked how it is this long after its connect; that also tells its clock error.
+FIRST_STATUS = 2.0  # seconds
+
+# A clock that is further off than this is worth a warning.
+CLOCK_TOLERANCE = 1_000_000_000  # ns
+
+
+class Center(Protocol):
+    """What the desk knows of the Service Center, and tells it."""
+
+    config: Config
+    registry: Registry
+    ssl_context: ssl.SSLContext
+
+    def station_changed(self, bs_eui: int) -> None:
+        """A base station has come or gone."""
+        ...
+
+    def status_arrived(self, bs_eui: int, status: StatusResponse) -> None:
+        """A base station has said how it is."""
+        ...
+
+    def note_refusal(self, refusal: Refusal) -> None:
+        """Somebody was not let in."""
+        ...
+
+
+class Journal(Protocol):
+    """What the desk needs of the store. Each coroutine may raise `StorageError`."""
+
+    def next_row(self) -> int:
+        """Reserve the next journal row."""
+        ...
+
+    async def append(self, receptions: Sequence[Reception]) -> None:
+        """Put receptions on disk."""
+        ...
+
+    async def pin(self, bs_eui: int, fingerprint: str, now_ns: int) -> str:
+        """The certificate a base station is bound to: this one if it is the first."""
+        ...
+
+    async def load_session(self, bs_eui: int) -> SessionRecord | None:
+        """The last session with a base station."""
+        ...
+
+    async def save_session(self, record: SessionRecord) -> None:
+        """Put a session on disk."""
+        ...
+
+    async def drop_session(self, bs_eui: int) -> None:
+        """Forget a session."""
+        ...
+
+
+class Queue(Protocol):
+    """What the desk needs of settling."""
+
+    async def wait_for_room(self) -> None:
+        """Wait until settling has caught up."""
+        ...
+
+    def station_gone(self, bs_eui: int) -> None:
+        """A base station is not connected any more."""
+        ...
+
+
+class Desk:
+    """Implements `link.Doors`."""
+
+    def __init__(self, center: Center, store: Journal, settlement: Queue) -> None:
+        self._center = center
+        self._config = center.config
+        self._registry = center.registry
+        self._store = store
+        self._settlement = settlement
+        self.load_session = store.load_session
+        self.save_session = store.save_session
+        self.drop_session = store.drop_session
+        self.refused = center.note_refusal
+
+    # --- coming in ---
+
+    def ssl_context(self) -> ssl.SSLContext:
+        return self._center.ssl_context
+
+    def identify(self, tls_stream: Certified, address: str) -> Peer:
+        identity = tls.identity_of(tls_stream)
+        return Peer(address, identity.subject, identity.fingerprint, identity.euis)
+
+    def introduce(self) -> ConnectResponse:
+        return ConnectResponse(
+            sc_eui=self._config.server.eui,
+            name=self._config.server.name,
+            sw_version=__version__,
+            sn_resume=False,
+            sn_sc_uuid=uuid.uuid4().bytes,
+        )
+
+    async def admit(self, connect: Connect, peer: Peer) -> str | None:
+        mode = self._config.tls.identity
+        reason = tls.check_identity(mode, peer, connect.bs_eui, pinned=None)
+        if reason is None and mode == "pin" and peer.fingerprint is not None:
+            pinned = await self._store.pin(connect.bs_eui, peer.fingerprint, time.time_ns())
+            reason = tls.check_identity(mode, peer, connect.bs_eui, pinned)
+        return reason
+
+    def link_up(self, link: Link, event: Connected) -> None:
+        self._registry.station_connected(
+            link.connect, since_ns=time.time_ns(), address=link.peer.address
+        )
+        logger.info(
+            "base station connected, session %s, certificate of %s",
+            "resumed" if event.resumed else "new",
+            link.peer.subject,
+            extra=link.who(),
+        )
+        self._center.station_changed(link.bs_eui)
+
+    def link_down(self, link: Link, reason: str) -> None:
+        logger.info("base station disconnected: %s", reason, extra=link.who())
+        self._registry.station_disconnected(link.bs_eui, since_ns=time.time_ns())
+        self._settlement.station_gone(link.bs_eui)
+        self._center.station_changed(link.bs_eui)
+
+    # --- while it is connected ---
+
+    async def attend(self, link: Link) -> None:
+        """Ask it how it is: soon after the connect, and then now and again."""
+        await trio.sleep(FIRST_STATUS)
+        while True:
+            sent_ns = time.time_ns()
+            try:
+                response = await link.call(Status())
+            except (OperationLostError, OperationRefusedError, StorageError) as error:
+                logger.warning("base station gives no status: %s", error, extra=link.who())
+            else:
+                self._take_status(link, response, sent_ns)
+            await trio.sleep(self._config.status.interval)
+
+    def _take_status(self, link: Link, response: Message, sent_ns: int) -> None:
+        assert isinstance(response, StatusResponse)
+        bs_eui = link.bs_eui
+        before = self._registry.clock_offset(bs_eui)
+        self._registry.status_received(
+            bs_eui, response, sent_ns=sent_ns, received_ns=time.time_ns()
+        )
+        offset = self._registry.clock_offset(bs_eui)
+        if _is_off(offset) and not _is_off(before):
+            logger.warning(
+                "clock of the base station is %+.3f s off; reception times are corrected by that",
+                (offset or 0) / 1e9,
+                extra=link.who(),
+            )
+        self._center.status_arrived(bs_eui, response)
+
+    async def take_uplinks(self, link: Link, uplinks: Sequence[Requested]) -> None:
+        await self._settlement.wait_for_room()
+        now_ns = time.time_ns()
+        # Nothing is awaited between taking a row number and handing it in: rows come in order.
+        await self._store.append([self._reception(link, uplink, now_ns) for uplink in uplinks])
+
+    def _reception(self, link: Link, request: Requested, now_ns: int) -> Reception:
+        assert isinstance(request.message, UplinkData)
+        return Reception(
+            row=self._store.next_row(),
+            bs_eui=link.bs_eui,
+            received_ns=now_ns,
+            session=link.response.sn_sc_uuid,
+            uplink=request.message,
+            payload=request.payload,
+            reissued=request.reissued,
+        )
+
+    async def take_request(self, link: Link, request: Requested) -> Message:
+        match request.message:
+            case Attach(ep_eui=ep_eui):
+                raise OperationRefusedError(
+                    Code.EPROTO, f"end point {format_eui(ep_eui)} is not known"
+                )
+            case Detach(sign=sign):
+                # A refused detach is repeated for ever. What the signature in the answer should be
+                # is not defined; the one received goes back.
+                return DetachResponse(sign=sign)
+            case DownlinkDataResult():
+                return DownlinkDataResultResponse()
+            case DownlinkRxStatus():
+                return DownlinkRxStatusResponse()
+        raise OperationRefusedError(Code.EOPNOTSUPP, f"{request.message.command} is not supported")
+
+    def take_completion(self, link: Link, request: Message) -> None:
+        """Nothing here waits for a completion."""
+
+    def take_answer(self, link: Link, outcome: Answered | Refused) -> None:
+        """A status that comes late says nothing about the clock, but still how it is."""
+        if isinstance(outcome, Answered) and isinstance(outcome.response, StatusResponse):
+            self._center.status_arrived(link.bs_eui, outcome.response)
+
+
+def _is_off(offset_ns: int | None) -> bool:
+    return offset_ns is not None and abs(offset_ns) > CLOCK_TOLERANCE
