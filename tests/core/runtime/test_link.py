@@ -675,6 +675,18 @@ def test_what_is_on_disk_is_never_behind_what_was_answered(steps):
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
+async def test_no_acknowledgement_is_ahead_of_the_session_on_disk(autojump_clock):
+    """One read may bring more uplinks than the lease covers, and a disk takes its time."""
+    doors = FakeDoors()
+    async with open_link(doors) as (station, _):
+        doors.delay = 0.1
+        op_ids = range(1, LEASE + 101)
+        await station.say(*(uplink(op_id, op_id=op_id) for op_id in op_ids))
+        for op_id in op_ids:
+            assert await station.hear() == UplinkDataResponse(op_id=op_id)
+            assert doors.sessions[BS_EUI].bs_op_id >= op_id
+
+
 async def test_a_lease_that_cannot_be_renewed_is_no_reason_to_fail(autojump_clock):
     doors = FakeDoors()
     async with open_link(doors) as (station, _):
