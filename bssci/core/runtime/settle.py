@@ -228,13 +228,21 @@ class Settlement:
 
     async def _store(self, uplinks: Sequence[SettledUplink], through: int) -> None:
         """Until it is done: until then what is settled is in the journal and nowhere else."""
+        is_waiting = False
         while True:
             try:
                 await self._journal.settle(uplinks, settled_through=through)
-                return
             except StorageError as error:
-                logger.error("%d settled uplinks wait for the disk: %s", len(uplinks), error)
+                if not is_waiting:
+                    logger.error("%d settled uplinks wait for the disk: %s", len(uplinks), error)
+                is_waiting = True
                 await trio.sleep(RETRY)
+            else:
+                if is_waiting:
+                    logger.info(
+                        "%d settled uplinks waited for the disk and are on it", len(uplinks)
+                    )
+                return
 
     # --- after a restart ---
 

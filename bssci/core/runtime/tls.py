@@ -224,7 +224,7 @@ def _read(file: Path, what: str) -> bytes:
             data = stream.read(MAX_FILE + 1)
     except FileNotFoundError as error:
         raise CertificateError(
-            f"{what} {file} does not exist; `bssci certs` makes certificates"
+            f"{what} {file} does not exist; `bssci certs gen` makes certificates"
         ) from error
     except OSError as error:
         raise CertificateError(f"{what} {file} cannot be read: {error.strerror}") from error

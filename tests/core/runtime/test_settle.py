@@ -1,6 +1,7 @@
 """Settling: from the journal to the outbox, also after a crash and while the disk is full."""
 
 import json
+import logging
 
 import trio
 import trio.testing
@@ -249,6 +250,7 @@ async def test_if_it_cannot_be_looked_up_it_is_rather_published_twice(
 async def test_settled_uplinks_wait_for_a_full_disk_and_nothing_is_lost(
     nursery, autojump_clock, caplog
 ):
+    caplog.set_level(logging.INFO)
     journal = FakeJournal()
     journal.failures = 3
     settlement = a_settlement(journal, NORTH)
@@ -257,7 +259,10 @@ async def test_settled_uplinks_wait_for_a_full_disk_and_nothing_is_lost(
     await settlement.wait_until_idle()
     assert [u.packet_cnt for u in journal.uplinks] == [1]
     assert trio.current_time() == 3 * settle.RETRY
-    assert "1 settled uplinks wait for the disk: no space" in caplog.text
+    assert [record.getMessage() for record in caplog.records] == [
+        "1 settled uplinks wait for the disk: no space",
+        "1 settled uplinks waited for the disk and are on it",
+    ]
 
 
 async def test_when_settling_falls_behind_base_stations_wait(nursery, autojump_clock, monkeypatch):

@@ -281,7 +281,7 @@ def test_a_missing_file_is_named(world):
     files = world.server()
     files.key_file.unlink()
     assert refusal(server_context, **files.as_arguments()) == (
-        f"private key {files.key_file} does not exist; `bssci certs` makes certificates"
+        f"private key {files.key_file} does not exist; `bssci certs gen` makes certificates"
     )
 
 
