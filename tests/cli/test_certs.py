@@ -236,7 +236,7 @@ def test_station_needs_an_authority(bssci, folder):
     assert (code, err) == (
         2,
         f"error: certificate {folder / 'certs/ca_cert.pem'} does not exist; "
-        "`bssci certs` makes certificates\n",
+        "`bssci certs gen` makes certificates\n",
     )
 
 
