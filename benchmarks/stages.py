@@ -29,10 +29,12 @@ from cryptography.x509.oid import NameOID
 
 from benchmarks.load import FIRST_SENSOR, FIRST_STATION, Template, completion, frame
 from benchmarks.processes import broker_program, cores, machine, mosquitto
-from bssci.core.center.dedup import Deduplicator, Reception, SettledUplink, Telegram
+from bssci.core.center.dedup import Deduplicator
+from bssci.core.center.receptions import Reception, SettledUplink, Telegram
 from bssci.core.center.topics import Topics, uplink_body
+from bssci.core.protocol.events import Requested
 from bssci.core.protocol.messages import ConnectResponse, UplinkData
-from bssci.core.protocol.session import Requested, ServiceCenterSession
+from bssci.core.protocol.session import ServiceCenterSession
 from bssci.core.runtime.mqtt import BrokerLink, BrokerSettings, Outgoing
 from bssci.core.runtime.store import Store, open_store
 from bssci.core.runtime.tls_stream import TlsStream

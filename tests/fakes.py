@@ -14,11 +14,14 @@ import trio
 import trio.testing
 
 from bssci.core.protocol.codec import decode, encode
+from bssci.core.protocol.events import Answered, Connected, ConnectRequested, Event, Requested
 from bssci.core.protocol.frames import FrameDecoder, encode_frame
 from bssci.core.protocol.messages import (
+    AttachPropagate,
     Connect,
     ConnectComplete,
     ConnectResponse,
+    DownlinkDataQueue,
     DownlinkDataResult,
     DownlinkDataResultResponse,
     Message,
@@ -26,18 +29,12 @@ from bssci.core.protocol.messages import (
     UplinkDataComplete,
     UplinkDataResponse,
 )
-from bssci.core.protocol.session import (
-    Answered,
-    Connected,
-    ConnectRequested,
-    Event,
-    Requested,
-    ServiceCenterSession,
-    SessionRecord,
-)
+from bssci.core.protocol.session import ServiceCenterSession
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from bssci.core.protocol.resume import SessionRecord
 
 __all__ = [
     "BS_EUI",
@@ -103,6 +100,45 @@ def uplink(packet_cnt: int = 1, **fields: object) -> UplinkData:
         "dl_ack": False,
     }
     return UplinkData(**(standard | fields))  # type: ignore[arg-type]  # fields by name
+
+
+def attach_propagate(**fields: object) -> AttachPropagate:
+    """A proper `attPrp`, but for the fields given."""
+    standard: dict[str, object] = {
+        "ep_eui": EP_EUI,
+        "bidi": True,
+        "nwk_sn_key": bytes(16),
+        "sh_addr": 0x127C,
+        "last_packet_cnt": 0,
+        "dual_chan": False,
+        "repetition": False,
+        "wide_carr_off": False,
+        "long_blk_dist": False,
+    }
+    return AttachPropagate(**(standard | fields))  # type: ignore[arg-type]  # fields by name
+
+
+def downlink(que_id: int, **fields: object) -> DownlinkDataQueue:
+    """A proper `dlDataQue`, but for the fields given."""
+    standard: dict[str, object] = {
+        "ep_eui": EP_EUI,
+        "cnt_depend": False,
+        "user_data": (b"\x01",),
+    }
+    return DownlinkDataQueue(que_id=que_id, **(standard | fields))  # type: ignore[arg-type]  # fields by name
+
+
+class FakeLine:
+    """What a request of the Service Center comes by; remembers how it was answered."""
+
+    def __init__(self) -> None:
+        self.answers: list[Message | tuple[int, int, str]] = []
+
+    def respond(self, response: Message) -> None:
+        self.answers.append(response)
+
+    def refuse(self, op_id: int, code: int, reason: str) -> None:
+        self.answers.append((op_id, code, reason))
 
 
 class FakePeer:

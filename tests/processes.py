@@ -28,19 +28,18 @@ import trio
 from benchmarks.subscriber import connect_packet, packets, subscribe_packet
 from bssci.core.protocol.errors import RemoteProtocolError
 from bssci.core.protocol.eui import format_eui
-from bssci.core.protocol.frames import FrameDecoder
-from bssci.core.protocol.messages import Connect, Status, StatusResponse, UplinkData
-from bssci.core.protocol.session import (
-    VERSION,
+from bssci.core.protocol.events import (
     Answered,
-    BaseStationSession,
     Connected,
     ConnectRefused,
     Refused,
     Rejected,
     Requested,
-    SessionRecord,
 )
+from bssci.core.protocol.frames import FrameDecoder
+from bssci.core.protocol.messages import Connect, Status, StatusResponse, UplinkData
+from bssci.core.protocol.resume import VERSION, SessionRecord
+from bssci.core.protocol.session import BaseStationSession
 from bssci.core.runtime.authority import load_pair, make_station_certificate, write_pair
 from bssci.core.runtime.tls import client_context
 from tests.broker import free_port

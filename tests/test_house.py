@@ -51,7 +51,8 @@ PARTS = {
     "link": {"tap"},
     "desk": {"config", "link", "tls"},
     "server": {"direct_stream", "link", "tls_stream"},
-    "station": {"tls_stream"},
+    "holdings": {"station_events"},
+    "station": {"deliveries", "holdings", "station_events", "tls_stream"},
 }
 
 HEAVY = ["cryptography", "msgpack", "paho", "rich", "sqlite3", "ssl", "trio", "asyncio", "tomli_w"]

@@ -21,7 +21,8 @@ from bssci.core.protocol.codec import encode
 from bssci.core.protocol.eui import format_eui
 from bssci.core.protocol.frames import encode_frame
 from bssci.core.protocol.messages import Connect, Ping
-from bssci.core.protocol.session import VERSION, BaseStationSession
+from bssci.core.protocol.resume import VERSION
+from bssci.core.protocol.session import BaseStationSession
 from bssci.core.runtime.authority import (
     make_authority,
     make_station_certificate,
@@ -557,7 +558,7 @@ def test_a_missing_certificate_ends_the_start_with_what_to_do(site):
     cert_file.unlink()
     words = failed_start(site)
     assert str(cert_file) in words
-    assert "`bssci certs` makes certificates" in words
+    assert "`bssci certs gen` makes certificates" in words
 
 
 def test_a_port_that_is_taken_ends_the_start(site):

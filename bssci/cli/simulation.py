@@ -21,6 +21,7 @@ import trio
 
 from bssci.core.protocol.errors import OperationLostError, OperationRefusedError
 from bssci.core.protocol.eui import format_eui
+from bssci.core.protocol.events import Withdrawn
 from bssci.core.protocol.messages import (
     DownlinkDataQueue,
     DownlinkDataResult,
@@ -28,20 +29,10 @@ from bssci.core.protocol.messages import (
     StatusResponse,
     UplinkData,
 )
-from bssci.core.protocol.session import Withdrawn
-from bssci.core.runtime.station import (
-    Connector,
-    Delivery,
-    Holdings,
-    Identity,
-    Offline,
-    Online,
-    Request,
-    Station,
-    StationEvent,
-    StationSettings,
-    open_station,
-)
+from bssci.core.runtime.deliveries import Delivery
+from bssci.core.runtime.holdings import Holdings
+from bssci.core.runtime.station import Connector, Identity, Station, StationSettings, open_station
+from bssci.core.runtime.station_events import Offline, Online, Request, StationEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,32 +21,33 @@ from __future__ import annotations
 
 from collections import OrderedDict, defaultdict, deque
 from dataclasses import dataclass, field
-from enum import Enum
-from functools import lru_cache
-from hashlib import blake2b
-from struct import Struct
 from typing import TYPE_CHECKING
 
+from bssci.core.center.receptions import (
+    DIGEST_SIZE,
+    Heard,
+    Outcome,
+    Telegram,
+    best_first,
+    digest_of,
+)
+from bssci.core.center.traces import (
+    UNKNOWN_OPERATION,
+    Sight,
+    Trace,
+    first_ns_of,
+    pack,
+    sight_of,
+    unpack,
+    without_oldest,
+)
+
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Set
+    from collections.abc import Iterable, Set
 
-    from bssci.core.protocol.messages import UplinkData
+    from bssci.core.center.receptions import Reception, SettledUplink, Sighting
 
-__all__ = [
-    "Deduplicator",
-    "Heard",
-    "Outcome",
-    "Reception",
-    "SettledUplink",
-    "Sighting",
-    "Telegram",
-    "digest_of",
-    "known_eq_snr",
-]
-
-SAME_TIME = 2_000_000_000
-# ns between corrected reception times of one telegram. Clock errors are known to some
-# milliseconds; what remains is drift since the last status.
+__all__ = ["Deduplicator"]
 
 MIN_SAME_ARRIVAL = 2_000_000_000
 # ns. With a shorter window copies still arrive this late, and a telegram alone takes longer.
@@ -55,200 +56,14 @@ MAX_OPEN = 50_000
 # Telegrams between the oldest open one and the newest: six seconds of the highest load. Above it
 # the oldest is released before its window ends.
 
-MAX_SIGHTS = 32
-# Receptions by which a copy is recognised. A telegram may have more; any of them would do.
-
-DIGEST_SIZE = 16
-
-_BOUND = 2**63
-_UNKNOWN = 0  # the operation of a sight that was read from disk
-
-
-@dataclass(frozen=True, slots=True)
-class Reception:
-    """One uplink as heard by one base station.
-
-    Attributes:
-        row: its place in the journal; rows grow in the order in which we took the uplinks.
-        received_ns: Unix time by our clock at which its last byte had arrived.
-        session: the `snScUuid` of the base station's session; with `uplink.op_id` it names the
-            operation, also when the base station issues it again.
-        payload: the message as it came, MessagePack or JSON.
-        reissued: the base station may have issued this operation before (resumed session).
-    """
-
-    row: int
-    bs_eui: int
-    received_ns: int
-    session: bytes
-    uplink: UplinkData
-    payload: bytes
-    reissued: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """A reception, and its reception time by our clock, where the base station's error is known."""
-
-    reception: Reception
-    rx_time_corrected: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Telegram:
-    """One sent uplink, complete: publish it.
-
-    Attributes:
-        digest: of format and user data; with end point and counter it names the telegram.
-        counter_reused: the end point sent this counter with other content not long ago.
-        receptions: one for each base station, best first.
-        received_ns: Unix time of the arrival of the first reception.
-        row: the journal row of the first reception.
-    """
-
-    ep_eui: int
-    packet_cnt: int
-    digest: bytes
-    counter_reused: bool
-    receptions: tuple[Heard, ...]
-    received_ns: int
-    row: int
-
-    @property
-    def best(self) -> Reception:
-        return self.receptions[0].reception
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SettledUplink:
-    """One telegram after its copies were removed, as it is kept.
-
-    Attributes:
-        id: its number in the outbox.
-        digest: of format and user data, with `ep_eui` and `packet_cnt` the identity of a telegram.
-        received_ns: Unix time of its first reception.
-        journal_row: the journal row of its first reception.
-        body: what is published, JSON.
-    """
-
-    id: int
-    ep_eui: int
-    packet_cnt: int
-    digest: bytes
-    received_ns: int
-    journal_row: int
-    body: str
-
-
-@dataclass(frozen=True, slots=True)
-class Sighting:
-    """What is left on disk of a reception: enough to recognise a copy."""
-
-    bs_eui: int
-    rx_time: int
-    rx_time_corrected: int | None = None
-
-
-class Outcome(Enum):
-    """What a reception is."""
-
-    FIRST = "first"
-    """Of a new telegram."""
-    COUNTER_REUSED = "counter reused"
-    """Of a new telegram, whose counter was used with other content not long ago."""
-    COPY = "copy"
-    """Of a telegram that is still open; it is released with it."""
-    LATE_COPY = "late copy"
-    """Of a telegram that was released early: it came within the window. Worth waiting for."""
-    OVERDUE_COPY = "overdue copy"
-    """Of a telegram whose window was over. Waiting for it would be in vain."""
-
-    @property
-    def is_copy(self) -> bool:
-        return self not in (Outcome.FIRST, Outcome.COUNTER_REUSED)
-
-
-def digest_of(uplink: UplinkData) -> bytes:
-    """The content of an uplink in 16 octets: format and user data."""
-    return blake2b(bytes((uplink.format,)) + uplink.user_data, digest_size=DIGEST_SIZE).digest()
-
-
-def known_eq_snr(uplink: UplinkData) -> float | None:
-    """The equivalent SNR in dB; None where the base station does not know it.
-
-    One firmware never leaves out a number: 0.0 stands for unknown. It is told by `profile` and
-    `mode`, which it never sends.
-    """
-    if uplink.eq_snr == 0.0 and uplink.profile is None and uplink.mode is None:
-        return None
-    return uplink.eq_snr
-
-
-# --- how a copy is recognised --------------------------------------------------------------
-
-_Sight = tuple[int, int, int, int]
-"""A reception as it is recognised: base station, reception time (0: it knows none), the same
-corrected, and the operation, hashed."""
+_LONG_AGO = -(2**63)  # ns; before any monotonic time
 
 _Place = int | tuple[int, bytes]
 """Where a telegram is kept: by epoch, end point and counter; other content, by its digest too."""
 
 
-@dataclass(slots=True, eq=False)
-class _Trace:
-    """What is known of a telegram, open or released, to recognise its copies."""
-
-    digest: bytes
-    first_ns: int
-    """Monotonic. If from disk, when it was read: it serves for ageing only."""
-    received_ns: int
-    is_from_disk: bool
-    sights: list[int]
-    """Four numbers each, one after the other."""
-
-    def has(self, sight: _Sight) -> bool:
-        """Whether the reception says itself that it is of this telegram."""
-        station, rx_time, corrected, operation = sight
-        sights = self.sights
-        for i in range(0, len(sights), 4):
-            if operation == sights[i + 3]:
-                return True
-            if rx_time and sights[i + 1]:
-                if -SAME_TIME <= corrected - sights[i + 2] <= SAME_TIME:
-                    return True
-                if station == sights[i] and rx_time == sights[i + 1]:
-                    return True
-        return False
-
-    def contradicts(self, sight: _Sight) -> bool:
-        """Whether the same base station heard this telegram at another time.
-
-        It may deliver what it heard for an hour at once; only its own clock tells that apart.
-        """
-        station, rx_time, _, _ = sight
-        times = [
-            time
-            for known, time in zip(self.sights[::4], self.sights[1::4], strict=True)
-            if known == station and time
-        ]
-        return bool(rx_time and times) and all(abs(rx_time - t) > SAME_TIME for t in times)
-
-    def is_within(self, window_ns: int, received_ns: int, now_ns: int, *, from_disk: bool) -> bool:
-        if now_ns - self.first_ns <= window_ns and not (from_disk or self.is_from_disk):
-            return True
-        return -window_ns <= received_ns - self.received_ns <= window_ns
-
-    def note(self, sight: _Sight) -> None:
-        sights = self.sights
-        for i in range(0, len(sights), 4):
-            if sight[0] == sights[i] and sight[1] == sights[i + 1]:
-                return
-        if len(sights) < 4 * MAX_SIGHTS:
-            sights += sight
-
-
 @dataclass(slots=True, eq=False, kw_only=True)
-class _Open(_Trace):
+class _Open(Trace):
     """A telegram that is not released yet."""
 
     place: _Place
@@ -279,73 +94,10 @@ class _Open(_Trace):
             packet_cnt=self.packet_cnt,
             digest=self.digest,
             counter_reused=self.counter_reused,
-            receptions=_best_first(self.heard.values()),
+            receptions=best_first(self.heard.values()),
             received_ns=self.received_ns,
             row=self.row,
         )
-
-
-def _best_first(heard: Collection[Heard]) -> tuple[Heard, ...]:
-    if len(heard) == 1:
-        return tuple(heard)
-    equivalent = {h.reception.bs_eui: known_eq_snr(h.reception.uplink) for h in heard}
-    if None in equivalent.values():
-        return tuple(sorted(heard, key=lambda h: h.reception.uplink.snr, reverse=True))
-    return tuple(sorted(heard, key=lambda h: equivalent[h.reception.bs_eui] or 0.0, reverse=True))
-
-
-def _sight(bs_eui: int, rx_time: int, corrected: int | None, operation: int) -> _Sight:
-    when = rx_time if corrected is None else corrected
-    return _signed(bs_eui), _signed(rx_time), _signed(when), operation
-
-
-def _signed(number: int) -> int:
-    """In 64 bits: an EUI may need the highest, and a peer may send what is no time at all."""
-    return number if -_BOUND <= number < _BOUND else (number + _BOUND) % (2 * _BOUND) - _BOUND
-
-
-# A released telegram is kept as octets, a head and its sights: 112 octets with one reception, and
-# nothing that the garbage collector would have to look at a million times. Telegrams of one place
-# follow each other, the oldest first.
-
-_HEAD = Struct(f"<{DIGEST_SIZE}sqqB")
-_FROM_DISK = 0x80  # a bit of the number of sights
-
-
-@lru_cache(maxsize=MAX_SIGHTS + 1)
-def _record(numbers: int) -> Struct:
-    return Struct(f"<{DIGEST_SIZE}sqqB{numbers}q")
-
-
-def _pack(trace: _Trace) -> bytes:
-    sights = trace.sights
-    count = len(sights) // 4 | (_FROM_DISK if trace.is_from_disk else 0)
-    return _record(len(sights)).pack(
-        trace.digest, trace.first_ns, trace.received_ns, count, *sights
-    )
-
-
-def _unpack(octets: bytes) -> list[_Trace]:
-    traces = []
-    start = 0
-    while start < len(octets):
-        record = _record(4 * (octets[start + _HEAD.size - 1] & ~_FROM_DISK))
-        digest, first_ns, received_ns, count, *sights = record.unpack_from(octets, start)
-        is_from_disk = bool(count & _FROM_DISK)
-        traces.append(_Trace(digest, first_ns, received_ns, is_from_disk, sights))
-        start += record.size
-    return traces
-
-
-def _first_ns(octets: bytes) -> int:
-    return int.from_bytes(octets[DIGEST_SIZE : DIGEST_SIZE + 8], "little", signed=True)
-
-
-def _without_oldest(octets: bytes) -> bytes:
-    return octets[_record(4 * (octets[_HEAD.size - 1] & ~_FROM_DISK)).size :]
-
-
-# --- the deduplicator ----------------------------------------------------------------------
 
 
 class Deduplicator:
@@ -368,7 +120,7 @@ class Deduplicator:
             delay_ns=delay_ns, early=early, memory_ns=memory_ns, max_remembered=max_remembered
         )
         self._max_open = max_open
-        self._now_ns = -_BOUND
+        self._now_ns = _LONG_AGO
         self._timeline: deque[_Open] = deque()
         """In the order of first receptions, which is that of rows and of ends of windows."""
         self._open: dict[_Place, list[_Open]] = {}
@@ -430,7 +182,7 @@ class Deduplicator:
         now_ns = self._pass(now_ns)
         corrected = None if clock_offset_ns is None else uplink.rx_time - clock_offset_ns
         operation = hash((bs_eui, reception.session, uplink.op_id))
-        sight = _sight(bs_eui, uplink.rx_time, corrected, operation)
+        sight = sight_of(bs_eui, uplink.rx_time, corrected, operation)
         digest = digest_of(uplink)
         place, is_reused = self._place(self._key(uplink.ep_eui, uplink.packet_cnt), digest)
         known = self._known(place)
@@ -475,9 +227,11 @@ class Deduplicator:
         place, _ = self._place(key, settled.digest)
         if any(trace.received_ns == settled.received_ns for trace in self._known(place)):
             return
-        trace = _Trace(settled.digest, now_ns, settled.received_ns, True, [])
+        trace = Trace(settled.digest, now_ns, settled.received_ns, True, [])
         for seen in sightings:
-            trace.note(_sight(seen.bs_eui, seen.rx_time, seen.rx_time_corrected, _UNKNOWN))
+            trace.note(
+                sight_of(seen.bs_eui, seen.rx_time, seen.rx_time_corrected, UNKNOWN_OPERATION)
+            )
         self._keep_aside(place)
         self._remember(place, trace)
         self._forget(now_ns)
@@ -562,23 +316,23 @@ class Deduplicator:
             return key, False
         return (key, key in self._aside) if known == digest else ((key, digest), True)
 
-    def _known(self, place: _Place) -> list[_Trace]:
+    def _known(self, place: _Place) -> list[Trace]:
         """What may be meant, the oldest first; what is remembered as copies."""
         octets = self._remembered.get(place)
-        traces = _unpack(octets) if octets else []
+        traces = unpack(octets) if octets else []
         if place in self._open:
             traces += self._open[place]
         return traces
 
     def _match(
         self,
-        known: list[_Trace],
-        sight: _Sight,
+        known: list[Trace],
+        sight: Sight,
         received_ns: int,
         now_ns: int,
         *,
         from_disk: bool,
-    ) -> _Trace | None:
+    ) -> Trace | None:
         # What the reception itself says goes before when it came: it may have been on its way
         # for hours, while the end point has begun anew.
         for trace in reversed(known):
@@ -613,7 +367,7 @@ class Deduplicator:
         if not missing:
             self._complete(telegram)
 
-    def _join(self, telegram: _Open, heard: Heard, sight: _Sight) -> None:
+    def _join(self, telegram: _Open, heard: Heard, sight: Sight) -> None:
         telegram.add(heard)
         telegram.note(sight)
         bs_eui = heard.reception.bs_eui
@@ -668,19 +422,20 @@ class Deduplicator:
         if isinstance(place, tuple):
             self._aside[place[0]] = self._aside.get(place[0], 0) + 1
 
-    def _remember(self, place: _Place, trace: _Trace) -> None:
-        self._remembered[place] = self._remembered.get(place, b"") + _pack(trace)
+    def _remember(self, place: _Place, trace: Trace) -> None:
+        self._remembered[place] = self._remembered.get(place, b"") + pack(trace)
         self._order.append(place)
 
-    def _rewrite(self, place: _Place, known: list[_Trace]) -> None:
+    def _rewrite(self, place: _Place, known: list[Trace]) -> None:
         released = [trace for trace in known if not isinstance(trace, _Open)]
-        self._remembered[place] = b"".join(map(_pack, released))
+        self._remembered[place] = b"".join(map(pack, released))
 
     def _forget(self, now_ns: int) -> None:
         order = self._order
         horizon_ns = now_ns - self._memory_ns
         while order and (
-            len(order) > self._max_remembered or _first_ns(self._remembered[order[0]]) < horizon_ns
+            len(order) > self._max_remembered
+            or first_ns_of(self._remembered[order[0]]) < horizon_ns
         ):
             self._forget_oldest(order.popleft())
         # Older telegrams of these end points are forgotten now, so the number means nothing.
@@ -688,7 +443,7 @@ class Deduplicator:
             self._epochs.popitem(last=False)
 
     def _forget_oldest(self, place: _Place) -> None:
-        rest = _without_oldest(self._remembered.pop(place))
+        rest = without_oldest(self._remembered.pop(place))
         if rest:
             self._remembered[place] = rest
         if isinstance(place, tuple):

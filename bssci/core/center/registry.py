@@ -12,7 +12,7 @@ from statistics import median_low
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bssci.core.center.dedup import Telegram
+    from bssci.core.center.receptions import Telegram
     from bssci.core.protocol.messages import Connect, StatusResponse
 
 __all__ = ["BaseStation", "Registry", "position_of", "unix_time_ns"]

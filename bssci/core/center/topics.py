@@ -11,13 +11,13 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from bssci.core.center.dedup import Sighting, known_eq_snr
+from bssci.core.center.receptions import Sighting, known_eq_snr
 from bssci.core.center.registry import position_of, unix_time_ns
 from bssci.core.protocol.errors import Code, StorageError
 from bssci.core.protocol.eui import format_eui, parse_eui
 
 if TYPE_CHECKING:
-    from bssci.core.center.dedup import Heard, Telegram
+    from bssci.core.center.receptions import Heard, Telegram
     from bssci.core.center.registry import BaseStation
     from bssci.core.protocol.messages import StatusResponse, UplinkData
 

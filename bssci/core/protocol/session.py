@@ -12,8 +12,7 @@ under its old ID. One object serves one connection:
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum, auto
 from typing import ClassVar, Literal
 
@@ -23,6 +22,19 @@ from bssci.core.protocol.errors import (
     InvalidMessageError,
     LocalProtocolError,
     RemoteProtocolError,
+)
+from bssci.core.protocol.events import (
+    Answered,
+    Closed,
+    Completed,
+    Connected,
+    ConnectRefused,
+    ConnectRequested,
+    Event,
+    Refused,
+    Rejected,
+    Requested,
+    Withdrawn,
 )
 from bssci.core.protocol.frames import MAX_PAYLOAD, FrameDecoder, encode_frame
 from bssci.core.protocol.messages import (
@@ -46,32 +58,9 @@ from bssci.core.protocol.operations import (
     Step,
     step_of,
 )
+from bssci.core.protocol.resume import SessionRecord, chosen_version, is_resumable, negotiate
 
-__all__ = [
-    "VERSION",
-    "Answered",
-    "BaseStationSession",
-    "Closed",
-    "Completed",
-    "ConnectRefused",
-    "ConnectRequested",
-    "Connected",
-    "Event",
-    "Refused",
-    "Rejected",
-    "Requested",
-    "ServiceCenterSession",
-    "Session",
-    "SessionRecord",
-    "State",
-    "Withdrawn",
-    "is_resumable",
-    "negotiate",
-]
-
-VERSION = "1.0.0"
-
-_VERSION_FORM = re.compile(r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})", re.ASCII)
+__all__ = ["BaseStationSession", "ServiceCenterSession", "Session", "State"]
 
 
 class State(Enum):
@@ -92,178 +81,6 @@ class State(Enum):
     AWAITING_ERROR_ACK = auto()
     """The connect was refused; closed once that is acknowledged."""
     CLOSED = auto()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionRecord:
-    """What a session must remember between connections to be resumed (5.3.1, 5.3.2)."""
-
-    bs_eui: int
-    version: str
-    """The version that was agreed on."""
-    bs_uuid: bytes
-    sc_uuid: bytes
-    bs_op_id: int = 0
-    """The highest base station operation known."""
-    sc_op_id: int = 0
-    """The most negative Service Center operation known."""
-    answered_op_id: int = 0
-    """The highest own operation a base station got an answer to; 0 on the other side."""
-    pending: tuple[Message, ...] = ()
-    """Our own operations without an answer, in the order of issue."""
-
-
-# --- events ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectRequested:
-    """Service Center: a base station would like to connect; `accept` or `refuse_connect`."""
-
-    connect: Connect
-
-
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """The session is open. Void are our operations of an earlier session that was not resumed."""
-
-    resumed: bool
-    response: ConnectResponse
-    void: tuple[Message, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectRefused:
-    """The peer refused the connect with this error. A session that was offered is forfeit."""
-
-    code: int
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Requested:
-    """The peer initiates an operation: `respond`, `acknowledge` or `refuse` is due.
-
-    Attributes:
-        payload: the message as it came.
-        reissued: it may have been issued before: on an earlier connection of this session, or on
-            this one and we refused it.
-    """
-
-    message: Message
-    payload: bytes
-    reissued: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """The peer has our response and completes its operation. Not told of uplinks and pings."""
-
-    request: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Withdrawn:
-    """The peer ends an operation that it initiated: it does not wait for, or cannot accept, our
-    response. A response given all the same is not sent.
-    """
-
-    request: Message
-    code: int
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """The peer answered our operation; the completion is on its way. Not told of pings."""
-
-    request: Message
-    response: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The peer refused our operation, or answered it unacceptably. Not told of pings."""
-
-    request: Message
-    code: int
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """We answered a message of the peer with `error`.
-
-    Attributes:
-        cause: `version`: no common version; `connect`: not a proper connect; `protocol`: anything
-            after that.
-    """
-
-    command: str
-    op_id: int
-    code: int
-    reason: str
-    cause: Literal["version", "connect", "protocol"]
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """Nothing follows: send what is left and close the connection."""
-
-
-Event = (
-    ConnectRequested
-    | Connected
-    | ConnectRefused
-    | Requested
-    | Completed
-    | Withdrawn
-    | Answered
-    | Refused
-    | Rejected
-    | Closed
-)
-
-
-# --- decisions -------------------------------------------------------------------------------
-
-
-def negotiate(requested: str) -> str:
-    """The version we answer with: the highest we speak of the same major version (4.2).
-
-    Raises:
-        ValueError: no common version; says why.
-    """
-    if _numbers(requested)[0] != _numbers(VERSION)[0]:
-        raise ValueError(f"version: {requested} is not supported, {VERSION} is")
-    return VERSION
-
-
-def _numbers(version: str) -> tuple[int, int]:
-    """Major and minor number; the third one says nothing about compatibility."""
-    match = _VERSION_FORM.fullmatch(version)
-    if match is None:
-        raise ValueError(f"version: {version[:40]!r} is not of the form major.minor.patch")
-    return int(match[1]), int(match[2])
-
-
-def is_resumable(connect: Connect, record: SessionRecord, version: str) -> bool:
-    """Whether a session can go on as the base station asks (5.3.1).
-
-    The counters decide, not the UUID alone: a base station that has seen more than we know of has
-    lost us, or we our state. A less negative `snScOpId` is normal: what lies between was lost on
-    the wire and is issued again.
-    """
-    if (connect.bs_eui, connect.sn_bs_uuid) != (record.bs_eui, record.bs_uuid):
-        return False
-    if _numbers(version) != _numbers(record.version):
-        return False
-    match connect.sn_bs_op_id, connect.sn_sc_op_id:
-        case None, None:
-            return True
-        case int(bs_op_id), int(sc_op_id):
-            return 0 <= bs_op_id <= record.bs_op_id and record.sc_op_id <= sc_op_id <= 0
-    return False
 
 
 # --- what both roles do ----------------------------------------------------------------------
@@ -802,7 +619,7 @@ class BaseStationSession(Session):
         if response.op_id != 0:
             raise _misplaced(response, f"opId is {response.op_id}, 0 expected")
         try:
-            version = _chosen_version(connect, response)
+            version = chosen_version(connect, response)
         except ValueError as error:
             raise _VersionError(str(error), command=response.command, op_id=0) from None
         stored = self._stored
@@ -823,12 +640,3 @@ class BaseStationSession(Session):
         void = () if stored is None or response.sn_resume else stored.pending
         self._events.append(Connected(response.sn_resume, response, void))
         self._reissue()
-
-
-def _chosen_version(connect: Connect, response: ConnectResponse) -> str:
-    """The version that the Service Center chose: of our major version, and not beyond ours."""
-    chosen = connect.version if response.version is None else response.version
-    numbers, ours = _numbers(chosen), _numbers(connect.version)
-    if numbers[0] != ours[0] or numbers > ours:
-        raise ValueError(f"version: {chosen} is not supported, {connect.version} is")
-    return chosen

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from bssci import __version__
-from bssci.core.center.dedup import Reception
+from bssci.core.center.receptions import Reception
 from bssci.core.protocol.errors import (
     Code,
     OperationLostError,
@@ -18,6 +18,7 @@ from bssci.core.protocol.errors import (
     StorageError,
 )
 from bssci.core.protocol.eui import format_eui
+from bssci.core.protocol.events import Answered
 from bssci.core.protocol.messages import (
     Attach,
     Connect,
@@ -33,7 +34,6 @@ from bssci.core.protocol.messages import (
     StatusResponse,
     UplinkData,
 )
-from bssci.core.protocol.session import Answered
 from bssci.core.runtime import tls
 from bssci.core.runtime.link import Certified, Link, Peer, Refusal
 
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bssci.core.center.registry import Registry
-    from bssci.core.protocol.session import Connected, Refused, Requested, SessionRecord
+    from bssci.core.protocol.events import Connected, Refused, Requested
+    from bssci.core.protocol.resume import SessionRecord
     from bssci.core.runtime.config import Config
 
 __all__ = ["Center", "Desk", "Journal", "Queue"]

@@ -24,15 +24,7 @@ from bssci.core.protocol.errors import (
     StorageError,
 )
 from bssci.core.protocol.eui import format_eui
-from bssci.core.protocol.messages import (
-    Connect,
-    ConnectResponse,
-    Message,
-    Ping,
-    Status,
-    UplinkData,
-)
-from bssci.core.protocol.session import (
+from bssci.core.protocol.events import (
     Answered,
     Closed,
     Completed,
@@ -43,13 +35,18 @@ from bssci.core.protocol.session import (
     Refused,
     Rejected,
     Requested,
-    ServiceCenterSession,
-    SessionRecord,
-    State,
     Withdrawn,
-    is_resumable,
-    negotiate,
 )
+from bssci.core.protocol.messages import (
+    Connect,
+    ConnectResponse,
+    Message,
+    Ping,
+    Status,
+    UplinkData,
+)
+from bssci.core.protocol.resume import SessionRecord, is_resumable, negotiate
+from bssci.core.protocol.session import ServiceCenterSession, State
 from bssci.core.runtime.tap import Tap
 
 if TYPE_CHECKING:

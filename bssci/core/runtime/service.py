@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 import trio
 
 from bssci import __version__
-from bssci.core.center.dedup import Deduplicator, Reception
+from bssci.core.center.dedup import Deduplicator
 from bssci.core.center.registry import Registry
 from bssci.core.center.topics import Publication, Topics
 from bssci.core.protocol.errors import (
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Sequence
 
-    from bssci.core.center.dedup import SettledUplink
+    from bssci.core.center.receptions import Reception, SettledUplink
     from bssci.core.protocol.messages import (
         StatusResponse,
     )

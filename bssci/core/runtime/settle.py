@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from bssci.core.center.dedup import Outcome, SettledUplink, digest_of
+from bssci.core.center.receptions import Outcome, SettledUplink, digest_of
 from bssci.core.center.topics import sightings_of, uplink_body
 from bssci.core.protocol.errors import StorageError
 from bssci.core.protocol.eui import format_eui
@@ -21,7 +21,8 @@ from bssci.core.protocol.eui import format_eui
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from bssci.core.center.dedup import Deduplicator, Reception, Telegram
+    from bssci.core.center.dedup import Deduplicator
+    from bssci.core.center.receptions import Reception, Telegram
     from bssci.core.center.registry import Registry
 
 __all__ = ["Journal", "Settlement"]

@@ -17,11 +17,11 @@ from itertools import chain, groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from bssci.core.center.dedup import Reception, SettledUplink
+from bssci.core.center.receptions import Reception, SettledUplink
 from bssci.core.protocol.codec import decode, encode
 from bssci.core.protocol.errors import BssciError, StorageError
 from bssci.core.protocol.messages import UplinkData
-from bssci.core.protocol.session import SessionRecord
+from bssci.core.protocol.resume import SessionRecord
 
 if TYPE_CHECKING:
     import sqlite3

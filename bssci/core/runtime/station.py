@@ -6,8 +6,9 @@ when idle, and keeps what it has to say until the Service Center has answered it
     async with open_station(address, identity=identity, ssl_context=context) as station:
         await station.send_uplink(uplink)  # returns when the Service Center has it
 
-What the Service Center asks comes as events; see `StationEvents` (an iterator for a gateway that
-answers by itself) and `Holdings` (answers like a plain base station; the default).
+What the Service Center asks comes as events; see `station_events.StationEvents` (an iterator for a
+gateway that answers by itself) and `holdings.Holdings` (answers like a plain base station; the
+default).
 """
 
 from __future__ import annotations
@@ -20,12 +21,10 @@ import random
 import socket
 import ssl
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from heapq import heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -38,33 +37,8 @@ from bssci.core.protocol.errors import (
     RemoteProtocolError,
 )
 from bssci.core.protocol.eui import format_eui
-from bssci.core.protocol.messages import (
-    AttachPropagate,
-    Connect,
-    ConnectResponse,
-    DetachPropagate,
-    DownlinkDataQueue,
-    DownlinkDataResult,
-    DownlinkDataRevoke,
-    DownlinkRxStatus,
-    DownlinkRxStatusQuery,
-    Message,
-    Ping,
-    Role,
-    Status,
-    StatusResponse,
-    UplinkData,
-    VmActivate,
-    VmDeactivate,
-    VmStatus,
-    VmStatusResponse,
-    VmUplinkData,
-)
-from bssci.core.protocol.operations import OPERATIONS
-from bssci.core.protocol.session import (
-    VERSION,
+from bssci.core.protocol.events import (
     Answered,
-    BaseStationSession,
     Closed,
     Connected,
     ConnectRefused,
@@ -72,24 +46,32 @@ from bssci.core.protocol.session import (
     Refused,
     Rejected,
     Requested,
-    SessionRecord,
     Withdrawn,
 )
+from bssci.core.protocol.messages import (
+    Connect,
+    Message,
+    Ping,
+    Role,
+    Status,
+    StatusResponse,
+    UplinkData,
+    VmUplinkData,
+)
+from bssci.core.protocol.operations import OPERATIONS
+from bssci.core.protocol.resume import VERSION, SessionRecord
+from bssci.core.protocol.session import BaseStationSession
+from bssci.core.runtime.deliveries import TRY_AGAIN, Delivery, Outbox
+from bssci.core.runtime.holdings import Holdings
+from bssci.core.runtime.station_events import Offline, Online, Request, StationEvent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 __all__ = [
     "Connector",
-    "Delivery",
-    "Holdings",
     "Identity",
-    "Offline",
-    "Online",
-    "Request",
     "Station",
-    "StationEvent",
-    "StationEvents",
     "StationSettings",
     "open_station",
     "plain_status",
@@ -106,17 +88,6 @@ WRITE_SIZE = 16 * 1024  # one TLS record; each has its own deadline, so that slo
 
 # What is still sent on a connection that we end, and how long its end may take.
 FAREWELL_TIMEOUT = 1.0  # seconds
-
-# The Service Center cannot take it now and says so; it will.
-TRY_AGAIN = frozenset({Code.EIO, Code.EAGAIN, Code.ENOSPC})
-
-# What a `Holdings` keeps: as many end points as there are short addresses, and what a Service
-# Center keeps for one of them by default.
-MAX_END_POINTS = 65_536
-MAX_DOWNLINKS = 100
-
-# Events that wait for a gateway to read them. Beyond it requests are refused, to be tried again.
-MAX_EVENTS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,249 +132,6 @@ class StationSettings:
     """Operations that may wait, those in the window included."""
 
 
-# --- events ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Online:
-    """The session is open. Not resumed: what the Service Center told us before is void."""
-
-    resumed: bool
-    response: ConnectResponse
-
-
-@dataclass(frozen=True, slots=True)
-class Offline:
-    """A connection has ended, or (`was_online` is false) could not be made. It will be again."""
-
-    reason: str
-    was_online: bool
-
-
-class _Line(Protocol):
-    """What a request came by and its answer goes by."""
-
-    def respond(self, response: Message) -> None: ...
-
-    def refuse(self, op_id: int, code: int, reason: str) -> None: ...
-
-
-class Request:
-    """The Service Center asks something: `respond` or `refuse` is due, now or later.
-
-    Attributes:
-        message: what it asks.
-        reissued: it may have asked it before, on an earlier connection of this session.
-    """
-
-    def __init__(self, message: Message, *, reissued: bool, link: _Line) -> None:
-        self.message = message
-        self.reissued = reissued
-        self._link = link
-
-    def __repr__(self) -> str:
-        return f"<Request {self.message!r}>"
-
-    def respond(self, response: Message | None = None) -> None:
-        """Answer. Without a response: the one of this operation, if it has no fields.
-
-        On a connection that is gone nothing is sent: the Service Center asks again.
-
-        Raises:
-            LocalProtocolError: it is answered already, or this is no answer to it.
-        """
-        if response is None:
-            response = OPERATIONS[type(self.message)].response()
-        self._link.respond(replace(response, op_id=self.message.op_id))
-
-    def refuse(self, code: int, reason: str) -> None:
-        """Answer with an error: a POSIX number and words.
-
-        Raises:
-            LocalProtocolError: it is answered already.
-        """
-        self._link.refuse(self.message.op_id, code, reason)
-
-
-StationEvent = Online | Offline | Request | Withdrawn
-
-
-class StationEvents:
-    """Events in order, for a gateway that answers by itself:
-
-        events = StationEvents()
-        async with open_station(..., take=events.put) as station:
-            async for event in events: ...
-
-    At most 1000 wait. Requests beyond are refused with error 11 (try again); of the others the
-    oldest are forgotten.
-    """
-
-    def __init__(self) -> None:
-        self._events: deque[StationEvent] = deque()
-        self._there = trio.Event()
-
-    def put(self, event: StationEvent) -> None:
-        """Add an event; for `take` of `open_station`."""
-        if len(self._events) >= MAX_EVENTS and isinstance(event, Request):
-            event.refuse(Code.EAGAIN, "too many requests wait already")
-            return
-        if len(self._events) >= 2 * MAX_EVENTS:
-            self._forget_oldest()
-        self._events.append(event)
-        self._there.set()
-
-    def _forget_oldest(self) -> None:
-        oldest = next(event for event in self._events if not isinstance(event, Request))
-        self._events.remove(oldest)
-
-    def __aiter__(self) -> StationEvents:
-        return self
-
-    async def __anext__(self) -> StationEvent:
-        await trio.lowlevel.checkpoint()
-        while not self._events:
-            if self._there.is_set():
-                self._there = trio.Event()
-            await self._there.wait()
-        return self._events.popleft()
-
-
-# --- what is on its way to the Service Center ------------------------------------------------
-
-
-class Delivery:
-    """An operation of ours on its way to the Service Center.
-
-    Attributes:
-        message: what is said, without operation ID.
-        response: the Service Center's answer, once it is there.
-        error: why there will be none: `OperationRefusedError`, `OperationLostError` when the
-            station was closed before, `LocalProtocolError` when the message breaks a rule.
-    """
-
-    __slots__ = ("_on_end", "_over", "error", "issued", "message", "number", "refusals", "response")
-
-    def __init__(
-        self, message: Message, number: int, on_end: Callable[[Delivery], None] | None = None
-    ) -> None:
-        self.message = message
-        self.response: Message | None = None
-        self.error: BssciError | None = None
-        self.number = number
-        self.issued = 0.0
-        self.refusals = 0
-        self._on_end = on_end
-        self._over: trio.Event | None = None
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it was answered, or will never be."""
-        return self.response is not None or self.error is not None
-
-    async def wait(self) -> Message:
-        """The Service Center's answer.
-
-        Raises:
-            OperationRefusedError, OperationLostError, LocalProtocolError: as in `error`.
-        """
-        if not self.is_over:
-            if self._over is None:
-                self._over = trio.Event()
-            await self._over.wait()
-        if self.error is not None:
-            raise self.error
-        assert self.response is not None
-        return self.response
-
-    def end(self, outcome: Message | BssciError) -> None:
-        if isinstance(outcome, BssciError):
-            self.error = outcome
-        else:
-            self.response = outcome
-        if self._over is not None:
-            self._over.set()
-        if self._on_end is not None:
-            self._on_end(self)
-
-
-class _Outbox:
-    """Which delivery is to be issued when: in order, not too many at once, again if refused."""
-
-    def __init__(self, settings: StationSettings, jitter: Callable[[], float]) -> None:
-        self._settings = settings
-        self._jitter = jitter
-        self._waiting: list[tuple[int, Delivery]] = []
-        self._resting: list[tuple[float, int, Delivery]] = []
-        self._paused_until = -math.inf
-        self.open: dict[int, Delivery] = {}
-        """What is issued and lacks an answer, by operation ID, the oldest first."""
-
-    def __len__(self) -> int:
-        return len(self._waiting) + len(self._resting) + len(self.open)
-
-    def add(self, delivery: Delivery) -> None:
-        heappush(self._waiting, (delivery.number, delivery))
-
-    def next(self, now: float) -> Delivery | None:
-        """The delivery to be issued now."""
-        while self._resting and self._resting[0][0] <= now:
-            self.add(heappop(self._resting)[2])
-        if not self._waiting or now < self._paused_until:
-            return None
-        if len(self.open) >= self._settings.window:
-            return None
-        return heappop(self._waiting)[1]
-
-    def due(self, now: float) -> float:
-        """When `next` may have something that it has not now, if nothing else happens."""
-        rested = self._resting[0][0] if self._resting else math.inf
-        is_paused = self._waiting and self._paused_until > now
-        return min(rested, self._paused_until) if is_paused else rested
-
-    def issued(self, delivery: Delivery, op_id: int, now: float) -> None:
-        delivery.issued = now
-        self.open[op_id] = delivery
-
-    def answered(self, op_id: int) -> Delivery | None:
-        self._paused_until = -math.inf
-        return self.open.pop(op_id, None)
-
-    def refused(self, op_id: int, code: int, now: float) -> Delivery | None:
-        """The delivery that has come to its end by this refusal; None if it is to be repeated.
-
-        A Service Center that cannot take one uplink cannot take the next one: all wait, so that
-        their order is kept, until the pause is over or something was taken.
-        """
-        delivery = self.open.pop(op_id, None)
-        if delivery is None or code not in TRY_AGAIN:
-            return delivery
-        pause = self._settings.retry_pause * 2.0 ** min(delivery.refusals, 30)
-        pause = min(pause, self._settings.retry_max) * self._jitter()
-        delivery.refusals += 1
-        heappush(self._resting, (now + pause, delivery.number, delivery))
-        self._paused_until = max(self._paused_until, now + pause)
-        return None
-
-    def restart(self, now: float, *, resumed: bool) -> None:
-        """A connection is open: what lacks an answer is issued again, by the session if resumed."""
-        self._paused_until = -math.inf
-        if resumed:
-            for delivery in self.open.values():
-                delivery.issued = now
-        else:
-            for delivery in self.open.values():
-                self.add(delivery)
-            self.open.clear()
-
-    def take_all(self) -> list[Delivery]:
-        found = [entry[-1] for entry in self._waiting] + [entry[-1] for entry in self._resting]
-        found += self.open.values()
-        self._waiting, self._resting = [], []
-        self.open.clear()
-        return found
-
-
 class Station:
     """A base station; made by `open_station`.
 
@@ -433,7 +161,12 @@ class Station:
         self._random = random.Random(os.urandom(8))
         self._record = record
         self._link: _Link | None = None
-        self._outbox = _Outbox(settings, self._jitter)
+        self._outbox = Outbox(
+            window=settings.window,
+            retry_pause=settings.retry_pause,
+            retry_max=settings.retry_max,
+            jitter=self._jitter,
+        )
         self._numbers = count(1)
         self._changed = trio.Event()
         self._is_closed = False
@@ -944,153 +677,3 @@ def plain_status() -> StatusResponse:
         duty_cycle=0.0,
         uptime=int(time.monotonic()),
     )
-
-
-# --- a plain base station --------------------------------------------------------------------
-
-
-class Holdings:
-    """What a base station holds for the Service Center, and its answers: for `open_station`.
-
-    It keeps end points and queued downlinks, gives a downlink away when its window comes
-    (`open_window`), drops those of an end point that is attached again, as real base stations do,
-    and forgets everything when a new session begins.
-
-    Attributes:
-        end_points: what it serves, by EUI.
-        downlinks: what is queued, by EUI and queue ID, in order of arrival.
-        mac_types: active Variable MAC types.
-    """
-
-    def __init__(self) -> None:
-        self.end_points: dict[int, AttachPropagate] = {}
-        self.downlinks: dict[int, dict[int, DownlinkDataQueue]] = {}
-        self.mac_types: set[int] = set()
-        self._queried: set[int] = set()
-
-    def __call__(self, event: StationEvent) -> None:
-        """Take an event of the station."""
-        match event:
-            case Online(resumed=False):
-                self._forget_all()
-            case Request(message=message):
-                try:
-                    event.respond(self._answer(message))
-                except OperationRefusedError as refusal:
-                    event.refuse(refusal.code, refusal.message)
-
-    def open_window(
-        self, uplink: UplinkData, *, tx_time: int
-    ) -> list[DownlinkDataResult | DownlinkRxStatus]:
-        """An uplink's downlink window is here: what there is to report to the Service Center.
-
-        At most one downlink goes out, that of the highest priority; `tx_time` is the center of its
-        first subpacket in ns. Downlinks whose counters have all gone by are reported expired.
-        """
-        queue = self.downlinks.get(uplink.ep_eui, {})
-        reports: list[DownlinkDataResult | DownlinkRxStatus] = []
-        for downlink in tuple(queue.values()):
-            if downlink.packet_cnt and max(downlink.packet_cnt) < uplink.packet_cnt:
-                del queue[downlink.que_id]
-                reports.append(
-                    DownlinkDataResult(
-                        ep_eui=uplink.ep_eui, que_id=downlink.que_id, result="expired"
-                    )
-                )
-        if sent := max(
-            (downlink for downlink in queue.values() if _fits(downlink, uplink)),
-            key=lambda downlink: downlink.prio,
-            default=None,
-        ):
-            del queue[sent.que_id]
-            reports += self._sent(sent, uplink, tx_time)
-        return reports
-
-    def _sent(
-        self, sent: DownlinkDataQueue, uplink: UplinkData, tx_time: int
-    ) -> list[DownlinkDataResult | DownlinkRxStatus]:
-        ep_eui, packet_cnt = uplink.ep_eui, uplink.packet_cnt
-        reports: list[DownlinkDataResult | DownlinkRxStatus] = [
-            DownlinkDataResult(
-                ep_eui=ep_eui,
-                que_id=sent.que_id,
-                result="sent",
-                tx_time=tx_time,
-                packet_cnt=packet_cnt,
-            )
-        ]
-        if ep_eui in self._queried:
-            self._queried.discard(ep_eui)
-            # An end point hears us about as well as we hear it.
-            reports.append(
-                DownlinkRxStatus(
-                    ep_eui=ep_eui,
-                    rx_time=tx_time,
-                    packet_cnt=packet_cnt,
-                    dl_rx_snr=uplink.snr,
-                    dl_rx_rssi=uplink.rssi,
-                )
-            )
-        return reports
-
-    def _forget_all(self) -> None:
-        self.end_points.clear()
-        self.downlinks.clear()
-        self.mac_types.clear()
-        self._queried.clear()
-
-    def _answer(self, message: Message) -> Message | None:
-        """The response; None is the one without fields."""
-        match message:
-            case AttachPropagate():
-                self._attach(message)
-            case DetachPropagate(ep_eui=ep_eui):
-                self.end_points.pop(ep_eui, None)
-                self.downlinks.pop(ep_eui, None)
-                self._queried.discard(ep_eui)
-            case DownlinkDataQueue():
-                self._queue(message)
-            case DownlinkDataRevoke(ep_eui=ep_eui, que_id=que_id):
-                if self.downlinks.get(ep_eui, {}).pop(que_id, None) is None:
-                    raise OperationRefusedError(Code.ENOENT, "no such downlink is queued")
-            case DownlinkRxStatusQuery(ep_eui=ep_eui):
-                self._served(ep_eui)
-                self._queried.add(ep_eui)
-            case VmActivate(mac_type=mac_type):
-                self.mac_types.add(mac_type)
-            case VmDeactivate(mac_type=mac_type):
-                self.mac_types.discard(mac_type)
-            case VmStatus():
-                return VmStatusResponse(mac_types=tuple(sorted(self.mac_types)))
-            case _:
-                raise OperationRefusedError(
-                    Code.EOPNOTSUPP, f"{message.command}: this base station cannot do that"
-                )
-        return None
-
-    def _attach(self, message: AttachPropagate) -> None:
-        if message.ep_eui not in self.end_points and len(self.end_points) >= MAX_END_POINTS:
-            raise OperationRefusedError(Code.ENOSPC, "too many end points")
-        self.end_points[message.ep_eui] = message
-        self.downlinks.pop(message.ep_eui, None)
-
-    def _queue(self, message: DownlinkDataQueue) -> None:
-        self._served(message.ep_eui)
-        queue = self.downlinks.setdefault(message.ep_eui, {})
-        known = queue.get(message.que_id)
-        if known is not None and replace(known, op_id=0) != replace(message, op_id=0):
-            raise OperationRefusedError(Code.EEXIST, "this queue ID is in use")
-        if known is None and len(queue) >= MAX_DOWNLINKS:
-            raise OperationRefusedError(Code.ENOSPC, "too many downlinks for this end point")
-        queue[message.que_id] = message
-
-    def _served(self, ep_eui: int) -> None:
-        if ep_eui not in self.end_points:
-            raise OperationRefusedError(Code.ENOENT, "this end point is not attached here")
-
-
-def _fits(downlink: DownlinkDataQueue, uplink: UplinkData) -> bool:
-    """Whether this window may carry this downlink."""
-    if downlink.exp_only and not uplink.response_exp:
-        return False
-    return downlink.packet_cnt is None or uplink.packet_cnt in downlink.packet_cnt

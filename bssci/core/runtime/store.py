@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
-    from bssci.core.center.dedup import Reception, SettledUplink
-    from bssci.core.protocol.session import SessionRecord
+    from bssci.core.center.receptions import Reception, SettledUplink
+    from bssci.core.protocol.resume import SessionRecord
     from bssci.core.runtime.commit import Group, State
     from bssci.core.runtime.statements import Changes, Row, Tally
 

@@ -3,12 +3,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bssci.core.center.dedup import (
-    Deduplicator,
+from bssci.core.center.dedup import Deduplicator
+from bssci.core.center.receptions import (
     Heard,
     Outcome,
     Reception,
@@ -16,7 +15,6 @@ from bssci.core.center.dedup import (
     Sighting,
     Telegram,
     digest_of,
-    known_eq_snr,
 )
 from bssci.core.protocol.messages import UplinkData
 
@@ -358,18 +356,6 @@ def test_other_end_points_counters_and_contents_are_other_telegrams():
     assert rows(dedup.due(DELAY)) == [[0], [1], [2], [3], [4]]
 
 
-def test_format_and_data_do_not_run_into_each_other():
-    assert digest_of(uplink(format=1, user_data=b"")) != digest_of(
-        uplink(format=0, user_data=b"\x01")
-    )
-
-
-def test_the_digest_is_of_format_and_data_alone_and_never_changes():
-    """It is on disk, and has to match after an update."""
-    told = uplink(format=192, user_data=b"\x01\x02", snr=1.0, op_id=9, rx_time=5)
-    assert digest_of(told).hex() == "9bda2965cfad3e87b60118bc9834e398"
-
-
 def test_what_a_base_station_delivers_at_once_after_an_outage_is_not_thrown_together():
     """A sensor that starts anew every minute sends the same counter and content each time."""
     dedup = Deduplicator()
@@ -393,13 +379,6 @@ def test_a_copy_after_an_early_release_is_told_from_one_after_the_window():
     third = reception(3, MIROMICO, at_ns=DELAY + 1, rx_time=UNIX)
     assert take(dedup, third) is Outcome.OVERDUE_COPY
     assert dedup.due(60 * S) == []
-
-
-def test_every_outcome_but_a_new_telegram_is_a_copy():
-    assert {outcome for outcome in Outcome if not outcome.is_copy} == {
-        Outcome.FIRST,
-        Outcome.COUNTER_REUSED,
-    }
 
 
 def test_a_copy_is_recognised_by_another_copy():
@@ -505,7 +484,7 @@ def test_an_epoch_lasts_as_long_as_its_end_point_is_heard():
 # --- which is best -------------------------------------------------------------------------
 
 
-def test_the_highest_equivalent_snr_is_best_where_all_know_theirs():
+def test_receptions_stand_in_a_telegram_with_the_best_first():
     dedup = Deduplicator()
     take(dedup, reception(1, AVA, snr=20.0, eq_snr=3.0))
     take(dedup, reception(2, DIEHL, snr=5.0, eq_snr=9.0))
@@ -513,29 +492,6 @@ def test_the_highest_equivalent_snr_is_best_where_all_know_theirs():
     (telegram,) = dedup.due(DELAY)
     assert [heard.reception.row for heard in telegram.receptions] == [2, 1, 3]
     assert telegram.best.row == 2
-
-
-def test_otherwise_the_highest_snr_is_best_and_the_earlier_of_two_alike():
-    dedup = Deduplicator()
-    take(dedup, reception(1, AVA, snr=4.0, eq_snr=9.0))
-    take(dedup, reception(2, DIEHL, snr=5.0, eq_snr=0.0))
-    take(dedup, reception(3, MIROMICO, snr=5.0, eq_snr=1.0))
-    (telegram,) = dedup.due(DELAY)
-    assert [heard.reception.row for heard in telegram.receptions] == [2, 3, 1]
-
-
-@pytest.mark.parametrize(
-    ("changes", "known"),
-    [
-        ({}, None),
-        ({"eq_snr": 0.0}, None),
-        ({"eq_snr": 0.0, "profile": "eu868"}, 0.0),
-        ({"eq_snr": 0.0, "mode": "ulp"}, 0.0),
-        ({"eq_snr": -1.5}, -1.5),
-    ],
-)
-def test_a_zero_of_the_firmware_that_never_names_a_profile_is_no_equivalent_snr(changes, known):
-    assert known_eq_snr(uplink(**changes)) == known
 
 
 def test_a_base_station_stands_once_in_a_telegram_with_its_better_reception():

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bssci.core.center.dedup import Heard, Reception, Telegram
+from bssci.core.center.receptions import Heard, Reception, Telegram
 from bssci.core.center.registry import BaseStation, Registry, position_of, unix_time_ns
 from bssci.core.protocol.messages import Connect, StatusResponse, UplinkData
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bssci.core.center.dedup import Heard, Reception, Sighting, Telegram
+from bssci.core.center.receptions import Heard, Reception, Sighting, Telegram
 from bssci.core.center.registry import BaseStation
 from bssci.core.center.topics import (
     MAX_BASE_TOPIC,

@@ -22,14 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from bssci.core.protocol.errors import StorageError
+    from bssci.core.protocol.events import Answered, Connected, Refused, Requested
     from bssci.core.protocol.messages import Connect
-    from bssci.core.protocol.session import (
-        Answered,
-        Connected,
-        Refused,
-        Requested,
-        SessionRecord,
-    )
+    from bssci.core.protocol.resume import SessionRecord
     from bssci.core.runtime.link import Certified, Link, Refusal
 
 

@@ -20,6 +20,7 @@ from bssci.core.protocol.errors import (
     OperationRefusedError,
     StorageError,
 )
+from bssci.core.protocol.events import Answered, Refused
 from bssci.core.protocol.frames import encode_frame
 from bssci.core.protocol.messages import (
     ConnectComplete,
@@ -41,7 +42,7 @@ from bssci.core.protocol.messages import (
     UplinkDataComplete,
     UplinkDataResponse,
 )
-from bssci.core.protocol.session import Answered, Refused, SessionRecord
+from bssci.core.protocol.resume import SessionRecord
 from bssci.core.runtime.link import (
     LEASE,
     MAX_OUTBOX,

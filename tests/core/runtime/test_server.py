@@ -35,7 +35,7 @@ from bssci.core.protocol.messages import (
     StatusResponse,
     UplinkDataResponse,
 )
-from bssci.core.protocol.session import SessionRecord
+from bssci.core.protocol.resume import SessionRecord
 from bssci.core.runtime import server as module
 from bssci.core.runtime.link import Limits, Link, Peer, Refusal
 from bssci.core.runtime.server import BaseStationServer

@@ -33,7 +33,8 @@ from bssci.core.runtime.authority import (
 )
 from bssci.core.runtime.config import load_config
 from bssci.core.runtime.service import ServiceCenter, StartError
-from bssci.core.runtime.station import Identity, Offline, Online, StationEvent, open_station
+from bssci.core.runtime.station import Identity, open_station
+from bssci.core.runtime.station_events import Offline, Online, StationEvent
 from bssci.core.runtime.tls import CertificateError, client_context
 
 if TYPE_CHECKING:

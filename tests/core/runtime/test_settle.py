@@ -6,7 +6,8 @@ import logging
 import trio
 import trio.testing
 
-from bssci.core.center.dedup import Deduplicator, Reception, SettledUplink, digest_of
+from bssci.core.center.dedup import Deduplicator
+from bssci.core.center.receptions import Reception, SettledUplink, digest_of
 from bssci.core.center.registry import Registry
 from bssci.core.protocol.errors import StorageError
 from bssci.core.protocol.messages import Connect, UplinkData

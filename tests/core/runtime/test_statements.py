@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bssci.core.center.dedup import Reception
+from bssci.core.center.receptions import Reception
 from bssci.core.protocol.codec import encode
 from bssci.core.protocol.messages import AttachPropagate, DetachPropagate, UplinkData
-from bssci.core.protocol.session import SessionRecord
+from bssci.core.protocol.resume import SessionRecord
 from bssci.core.runtime import statements
 from bssci.core.runtime.schema import migrate
 from bssci.core.runtime.statements import Changes, Tally, receptions_of, session_of, session_row

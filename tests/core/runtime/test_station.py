@@ -2,7 +2,7 @@ import math
 import ssl
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -15,26 +15,20 @@ from bssci.core.protocol.errors import (
     OperationLostError,
     OperationRefusedError,
 )
+from bssci.core.protocol.events import Withdrawn
 from bssci.core.protocol.frames import encode_frame
 from bssci.core.protocol.messages import (
     Attach,
     AttachComplete,
-    AttachPropagate,
     AttachPropagateComplete,
     AttachPropagateResponse,
     AttachResponse,
     Connect,
     DetachPropagate,
     DetachPropagateResponse,
-    DownlinkDataQueue,
     DownlinkDataQueueResponse,
     DownlinkDataResult,
     DownlinkDataResultResponse,
-    DownlinkDataRevoke,
-    DownlinkDataRevokeResponse,
-    DownlinkRxStatus,
-    DownlinkRxStatusQuery,
-    DownlinkRxStatusQueryResponse,
     Error,
     ErrorAck,
     Message,
@@ -47,30 +41,16 @@ from bssci.core.protocol.messages import (
     UplinkData,
     UplinkDataComplete,
     UplinkDataResponse,
-    UplinkDataTransmit,
-    VmActivate,
-    VmActivateResponse,
-    VmDeactivate,
-    VmDeactivateResponse,
-    VmStatus,
-    VmStatusResponse,
 )
-from bssci.core.protocol.session import Withdrawn
-from bssci.core.runtime import station as station_module
+from bssci.core.runtime.holdings import Holdings
 from bssci.core.runtime.station import (
-    Delivery,
-    Holdings,
     Identity,
-    Offline,
-    Online,
-    Request,
     Station,
-    StationEvent,
-    StationEvents,
     StationSettings,
     open_station,
     plain_status,
 )
+from bssci.core.runtime.station_events import Offline, Online, Request, StationEvent, StationEvents
 from tests.fakes import (
     BS_EUI,
     EP_EUI,
@@ -79,30 +59,18 @@ from tests.fakes import (
     FakePeer,
     FakeServiceCenter,
     OneByteStream,
+    attach_propagate,
     connect_response,
+    downlink,
     uplink,
 )
+
+if TYPE_CHECKING:
+    from bssci.core.runtime.deliveries import Delivery
 
 IDENTITY = Identity(eui=BS_EUI, name="roof", geo_location=(48.1, 11.6, 520.0))
 RESUMED = connect_response(sn_resume=True)
 STEADY = StationSettings(idle_ping=math.inf, dead_after=math.inf, answer_timeout=math.inf)
-
-ATTACH_PROPAGATE = AttachPropagate(
-    ep_eui=EP_EUI,
-    bidi=True,
-    nwk_sn_key=bytes(16),
-    sh_addr=0x127C,
-    last_packet_cnt=0,
-    dual_chan=False,
-    repetition=False,
-    wide_carr_off=False,
-    long_blk_dist=False,
-)
-
-
-def downlink(que_id: int, **fields: Any) -> DownlinkDataQueue:
-    standard: dict[str, Any] = {"ep_eui": EP_EUI, "cnt_depend": False, "user_data": (b"\x01",)}
-    return DownlinkDataQueue(que_id=que_id, **(standard | fields))
 
 
 class Told(list[StationEvent]):
@@ -759,7 +727,7 @@ async def test_requests_come_as_events_that_are_answered_when_it_suits(exchange,
     async with opened(exchange, take=events.put):
         center = await exchange.answer()
         await center.welcome()
-        await center.say(replace(ATTACH_PROPAGATE, op_id=-1), DetachPropagate(op_id=-2, ep_eui=7))
+        await center.say(attach_propagate(op_id=-1), DetachPropagate(op_id=-2, ep_eui=7))
         heard = []
         async for event in events:
             heard.append(event)
@@ -769,7 +737,7 @@ async def test_requests_come_as_events_that_are_answered_when_it_suits(exchange,
         assert isinstance(attach, Request)
         assert isinstance(detach, Request)
         assert online == Online(resumed=False, response=connect_response())
-        assert (attach.message, attach.reissued) == (replace(ATTACH_PROPAGATE, op_id=-1), False)
+        assert (attach.message, attach.reissued) == (attach_propagate(op_id=-1), False)
         assert "key" not in repr(attach)
         detach.refuse(2, "never heard of it")
         assert await center.hear() == Error(op_id=-2, code=2, message="never heard of it")
@@ -778,21 +746,6 @@ async def test_requests_come_as_events_that_are_answered_when_it_suits(exchange,
         await center.say(ErrorAck(op_id=-2), AttachPropagateComplete(op_id=-1))
         with pytest.raises(LocalProtocolError):
             attach.respond()
-
-
-async def test_events_are_waited_for(exchange, clock):
-    events = StationEvents()
-    heard = []
-
-    async def listen():
-        heard.extend([await anext(events), await anext(events)])
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(listen)
-        for offline in (Offline("a", was_online=True), Offline("b", was_online=True)):
-            await trio.testing.wait_all_tasks_blocked()
-            events.put(offline)
-    assert heard == [Offline("a", was_online=True), Offline("b", was_online=True)]
 
 
 async def test_an_answer_that_comes_after_the_cut_goes_nowhere(exchange, clock):
@@ -831,23 +784,6 @@ async def test_a_response_that_the_service_center_cannot_accept_is_told(exchange
     assert events[2] == Withdrawn(request, 71, "too late")
 
 
-async def test_whoever_does_not_listen_holds_no_more_than_is_allowed(exchange, clock, monkeypatch):
-    monkeypatch.setattr(station_module, "MAX_EVENTS", 2)
-    events = StationEvents()
-    async with opened(exchange, take=events.put):
-        center = await exchange.answer()
-        await center.welcome()
-        await center.say(*(DetachPropagate(op_id=-n, ep_eui=n) for n in (1, 2)))
-        assert await center.hear() == Error(
-            op_id=-2, code=11, message="too many requests wait already"
-        )
-    for reason in "abcd":
-        events.put(Offline(reason, was_online=True))
-    kept = [await anext(events) for _ in range(4)]
-    assert isinstance(kept[0], Request)
-    assert kept[1:] == [Offline(reason, was_online=True) for reason in "bcd"]
-
-
 async def test_a_handler_that_raises_ends_the_connection_and_not_the_station(
     exchange, clock, caplog
 ):
@@ -874,170 +810,13 @@ async def test_what_the_service_center_says_wrongly_is_refused_and_logged(exchan
     assert "ulData -1 answered with error 71" in caplog.text
 
 
-# --- a plain base station ---
-
-
-class Line:
-    """Where a request comes from; remembers how it was answered."""
-
-    answer: Message | int | None = None
-
-    def respond(self, response: Message) -> None:
-        self.answer = response
-
-    def refuse(self, op_id: int, code: int, reason: str) -> None:
-        self.answer = code
-
-
-def ask(holdings: Holdings, message: Message) -> Message | int | None:
-    """The response to a request, or the error it is refused with."""
-    line = Line()
-    holdings(Request(message, reissued=False, link=line))
-    return line.answer
-
-
-@pytest.fixture
-def holdings():
-    found = Holdings()
-    assert ask(found, ATTACH_PROPAGATE) == AttachPropagateResponse()
-    return found
-
-
-def test_a_plain_station_serves_end_points_until_they_are_detached(holdings):
-    assert holdings.end_points == {EP_EUI: ATTACH_PROPAGATE}
-    assert ask(holdings, downlink(1)) == DownlinkDataQueueResponse()
-    assert ask(holdings, DetachPropagate(ep_eui=EP_EUI)) == DetachPropagateResponse()
-    assert (holdings.end_points, holdings.downlinks) == ({}, {})
-    assert ask(holdings, DetachPropagate(ep_eui=EP_EUI)) == DetachPropagateResponse()
-
-
-def test_a_repeated_attach_propagate_drops_the_queued_downlinks(holdings):
-    ask(holdings, downlink(1))
-    ask(holdings, ATTACH_PROPAGATE)
-    assert (holdings.end_points, holdings.downlinks) == ({EP_EUI: ATTACH_PROPAGATE}, {})
-
-
-def test_a_new_session_makes_a_plain_station_forget_and_a_resumed_one_does_not(holdings):
-    ask(holdings, downlink(1))
-    holdings(Offline("", was_online=True))
-    holdings(Online(resumed=True, response=connect_response()))
-    assert list(holdings.downlinks[EP_EUI]) == [1]
-    holdings(Online(resumed=False, response=connect_response()))
-    assert (holdings.end_points, holdings.downlinks) == ({}, {})
-
-
-def test_a_plain_station_queues_revokes_and_refuses_downlinks(holdings):
-    answers = [
-        ask(holdings, message)
-        for message in (
-            downlink(1),
-            downlink(1, op_id=-9),
-            downlink(1, user_data=(b"\x02",)),
-            downlink(2, ep_eui=7),
-            DownlinkDataRevoke(ep_eui=EP_EUI, que_id=1),
-            DownlinkDataRevoke(ep_eui=EP_EUI, que_id=1),
-            DownlinkDataRevoke(ep_eui=7, que_id=1),
-        )
-    ]
-    queued = DownlinkDataQueueResponse(op_id=-9)
-    assert answers == [
-        replace(queued, op_id=0),
-        queued,
-        17,
-        2,
-        DownlinkDataRevokeResponse(),
-        2,
-        2,
-    ]
-
-
-def test_a_plain_station_has_bounds(holdings, monkeypatch):
-    monkeypatch.setattr(station_module, "MAX_END_POINTS", 1)
-    monkeypatch.setattr(station_module, "MAX_DOWNLINKS", 1)
-    ask(holdings, downlink(1))
-    assert ask(holdings, downlink(2)) == 28
-    assert ask(holdings, replace(ATTACH_PROPAGATE, ep_eui=7)) == 28
-
-
-def test_variable_mac_types_are_kept(holdings):
-    answers = [
-        ask(holdings, message)
-        for message in (
-            VmActivate(mac_type=9),
-            VmActivate(mac_type=1),
-            VmStatus(),
-            VmDeactivate(mac_type=9),
-            VmDeactivate(mac_type=9),
-            VmStatus(),
-        )
-    ]
-    assert answers == [
-        VmActivateResponse(),
-        VmActivateResponse(),
-        VmStatusResponse(mac_types=(1, 9)),
-        VmDeactivateResponse(),
-        VmDeactivateResponse(),
-        VmStatusResponse(mac_types=(1,)),
-    ]
-
-
-def test_a_plain_station_transmits_nothing_for_others(holdings):
-    transmit = UplinkDataTransmit(
-        ep_eui=EP_EUI, nwk_sn_key=bytes(16), sh_addr=1, packet_cnt=1, user_data=b""
-    )
-    assert ask(holdings, transmit) == 95
-
-
-def sent(que_id: int, packet_cnt: int) -> DownlinkDataResult:
-    return DownlinkDataResult(
-        ep_eui=EP_EUI, que_id=que_id, result="sent", tx_time=99, packet_cnt=packet_cnt
-    )
-
-
-def test_a_window_carries_one_downlink_the_most_urgent_first(holdings):
-    for message in (downlink(1), downlink(2, prio=1.0), downlink(3)):
-        ask(holdings, message)
-    windows = [
-        holdings.open_window(uplink(number, dl_open=True), tx_time=99) for number in (1, 2, 3, 4)
-    ]
-    assert windows == [[sent(2, 1)], [sent(1, 2)], [sent(3, 3)], []]
-
-
-def test_a_downlink_for_one_counter_goes_out_in_its_window_or_expires(holdings):
-    ask(holdings, downlink(1, cnt_depend=True, packet_cnt=(5, 6), user_data=(b"a", b"b")))
-    ask(holdings, downlink(2, cnt_depend=True, packet_cnt=(4,), user_data=(b"a",)))
-    windows = [holdings.open_window(uplink(number, dl_open=True), tx_time=99) for number in (3, 6)]
-    expired = DownlinkDataResult(ep_eui=EP_EUI, que_id=2, result="expired")
-    assert windows == [[], [expired, sent(1, 6)]]
-
-
-def test_a_downlink_that_is_only_for_who_expects_one_waits_for_that(holdings):
-    ask(holdings, downlink(1, exp_only=True))
-    assert holdings.open_window(uplink(1, dl_open=True), tx_time=99) == []
-    expected = uplink(2, dl_open=True, response_exp=True)
-    assert holdings.open_window(expected, tx_time=99) == [sent(1, 2)]
-
-
-def test_the_reception_of_the_next_downlink_is_reported_when_asked_for(holdings):
-    query = DownlinkRxStatusQuery(ep_eui=EP_EUI)
-    assert ask(holdings, query) == DownlinkRxStatusQueryResponse()
-    assert ask(holdings, DownlinkRxStatusQuery(ep_eui=7)) == 2
-    ask(holdings, downlink(1))
-    heard = DownlinkRxStatus(
-        ep_eui=EP_EUI, rx_time=99, packet_cnt=1, dl_rx_snr=12.5, dl_rx_rssi=-98.25
-    )
-    assert holdings.open_window(uplink(1), tx_time=99) == [sent(1, 1), heard]
-    ask(holdings, downlink(2))
-    assert holdings.open_window(uplink(2), tx_time=99) == [sent(2, 2)]
-
-
 async def test_a_plain_station_answers_over_the_wire(exchange, clock):
     holdings = Holdings()
     async with opened(exchange, take=holdings) as station:
         center = await exchange.answer()
         await center.welcome()
         await center.say(
-            replace(ATTACH_PROPAGATE, op_id=-1),
+            attach_propagate(op_id=-1),
             downlink(1, op_id=-2),
             downlink(2, op_id=-3, ep_eui=7),
         )
@@ -1048,7 +827,9 @@ async def test_a_plain_station_answers_over_the_wire(exchange, clock):
         ]
         for report in holdings.open_window(uplink(1), tx_time=99):
             station.send_nowait(report)
-        assert await center.hear() == replace(sent(1, 1), op_id=1)
+        assert await center.hear() == DownlinkDataResult(
+            op_id=1, ep_eui=EP_EUI, que_id=1, result="sent", tx_time=99, packet_cnt=1
+        )
         await center.say(DownlinkDataResultResponse(op_id=1))
         await station.wait_empty()
 
@@ -1119,4 +900,3 @@ async def test_a_host_without_certificates_is_a_mistake():
 def test_the_session_of_a_record_is_that_of_the_service_center():
     assert connect_response().sn_sc_uuid == SC_UUID
     assert isinstance(uplink(), UplinkData)
-    assert Delivery(uplink(), 1).is_over is False

@@ -9,11 +9,11 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from bssci.core.center.dedup import Reception, SettledUplink
+from bssci.core.center.receptions import Reception, SettledUplink
 from bssci.core.protocol.codec import encode
 from bssci.core.protocol.errors import Code, LocalProtocolError, StorageError
 from bssci.core.protocol.messages import DetachPropagate, DownlinkDataQueue, Ping, UplinkData
-from bssci.core.protocol.session import SessionRecord
+from bssci.core.protocol.resume import SessionRecord
 from bssci.core.runtime import commit, database, statements
 from bssci.core.runtime import store as module
 from bssci.core.runtime.store import OutboxRow, Store, StoredUplink, open_store
