@@ -44,6 +44,8 @@ from bssci.core.protocol.errors import (
 )
 from bssci.core.protocol.frames import MAX_PAYLOAD
 from bssci.core.protocol.messages import (
+    MAX_TEXT,
+    MAX_USER_DATA,
     MESSAGES,
     Anything,
     Integer,
@@ -268,7 +270,7 @@ _FLOATS_ONLY = {float}
 
 
 def _octets(rule: Octets) -> Convert:
-    length = rule.length
+    length, maximum = rule.length, rule.maximum
 
     def convert(value: Any) -> bytes:
         if isinstance(value, list | tuple):
@@ -281,6 +283,8 @@ def _octets(rule: Octets) -> Convert:
             raise _Invalid("not a list of bytes")
         if length is not None and len(found) != length:
             raise _Invalid(f"{len(found)} bytes found, {length} expected")
+        if len(found) > maximum:
+            raise _Invalid(f"{len(found)} bytes found, {maximum} is the limit")
         return found
 
     return convert
@@ -318,7 +322,7 @@ def _octet_lists(value: Any) -> tuple[bytes, ...]:
     return tuple(map(_any_octets, value))
 
 
-_any_octets = _octets(Octets())
+_any_octets = _octets(Octets(maximum=MAX_USER_DATA))
 
 
 def _integers(rule: Integers) -> Convert:
@@ -334,10 +338,10 @@ def _integers(rule: Integers) -> Convert:
 
 def _text(value: Any) -> str:
     if isinstance(value, str):
-        return _printable(value)
+        return _printable(value[:MAX_TEXT])
     if isinstance(value, bytes):
         try:
-            return value.decode()
+            return value.decode()[:MAX_TEXT]
         except UnicodeDecodeError:
             pass
     raise _Invalid("not a text")

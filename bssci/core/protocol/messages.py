@@ -15,6 +15,8 @@ from enum import Enum
 from typing import Annotated, ClassVar, Literal
 
 __all__ = [
+    "MAX_TEXT",
+    "MAX_USER_DATA",
     "MESSAGES",
     "Anything",
     "Attach",
@@ -135,11 +137,20 @@ class Reals:
     length: int | None = None
 
 
+# A radio telegram carries at most some 250 bytes; what is longer is no user data, and no broker
+# should have to find that out.
+MAX_USER_DATA = 1024
+
+# Names and words are for showing. What is longer is cut.
+MAX_TEXT = 256
+
+
 @dataclass(frozen=True, slots=True)
 class Octets:
     """A byte string, on the wire an array of integers (also accepted: signed ones, or `bin`)."""
 
     length: int | None = None
+    maximum: int = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +191,7 @@ Position = Annotated[tuple[float, ...], Reals(3)]
 Uuid = Annotated[bytes, Octets(16)]
 Key = Annotated[bytes, Octets(16)]
 FourBytes = Annotated[bytes, Octets(4)]
-UserData = Annotated[bytes, Octets()]
+UserData = Annotated[bytes, Octets(maximum=MAX_USER_DATA)]
 Info = Annotated[object, Anything()]
 # Kept as it came: whether a stack counts its CRCs as signed is not told.
 Crc = Annotated[tuple[int, ...], Integers(-(2**31), 2**32 - 1)]

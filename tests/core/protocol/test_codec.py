@@ -32,6 +32,8 @@ from bssci.core.protocol.errors import (
     UnknownCommandError,
 )
 from bssci.core.protocol.messages import (
+    MAX_TEXT,
+    MAX_USER_DATA,
     MESSAGES,
     Anything,
     Attach,
@@ -1084,3 +1086,16 @@ def test_our_own_error_codes_can_be_sent():
         "message": "full",
     }
     assert type(to_map(Error(op_id=1, code=Code.ENOSPC, message=""))["code"]) is int
+
+
+def test_more_user_data_than_any_radio_carries_is_refused():
+    message = to_map(BY_COMMAND["ulData"]) | {"userData": [0] * (MAX_USER_DATA + 1)}
+    with pytest.raises(InvalidMessageError) as caught:
+        parse(message)
+    assert str(caught.value) == "userData: 1025 bytes found, 1024 is the limit"
+
+
+def test_a_name_that_is_too_long_to_be_shown_is_cut():
+    found = parse(to_map(BY_COMMAND["con"]) | {"name": "n" * 100_000, "vendor": b"v" * 999})
+    assert isinstance(found, Connect)
+    assert (found.name, found.vendor) == ("n" * MAX_TEXT, "v" * MAX_TEXT)
