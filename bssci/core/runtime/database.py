@@ -119,7 +119,7 @@ class Database:
 
     def size(self) -> int:
         """Octets of the file and its write-ahead log."""
-        return sum(file.stat().st_size for file in _files(self.path)[:2] if file.exists())
+        return sum(map(_size, _files(self.path)[:2]))
 
     def free(self) -> int:
         """Octets that the file system has left for us."""
@@ -349,6 +349,13 @@ def _code(error: OSError) -> Code:
 def _is_full(path: Path) -> bool:
     # SQLite says "disk I/O error" when it finds no room for its shared memory or to extend a file.
     return _free(path) < 256 * 1024
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # no such file, or a disk that does not answer: nothing that we can count
+        return 0
 
 
 def _free(path: Path) -> int:

@@ -87,6 +87,10 @@ MAX_WARNINGS = 16
 # What is still sent on a connection that we end, before we let go of it.
 FAREWELL_TIMEOUT = 1.0  # seconds
 
+# How long the end of a link waits for a disk that does not answer. What is there already is good
+# enough to resume: it is only ahead of what was really used.
+PUT_AWAY_TIMEOUT = 1.5  # seconds
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -288,6 +292,7 @@ class Link:
         # reading and writing
         self._reading = trio.CancelScope()
         self._is_receiving = False
+        self._listening_since = trio.current_time()
         self._writing = trio.CancelScope()
         self._writing_since = math.inf
         self._outbox = bytearray()
@@ -405,11 +410,13 @@ class Link:
     async def _receive(self) -> bytes | bytearray:
         """What comes next; empty at the end and when the link was closed."""
         self._is_receiving = True
+        self._listening_since = trio.current_time()
         while len(self._outbox) > MAX_OUTBOX:
             self._room = trio.Event()
             await self._room.wait()
         data = await self._stream.receive_some(READ_SIZE)
         self._is_receiving = False
+        self._listening_since = math.inf
         if self._ending is not None:
             # Not taken and not answered: the base station keeps it.
             return b""
@@ -488,7 +495,7 @@ class Link:
         for wait in self._waits.values():
             wait.over.set()
         try:
-            with contextlib.suppress(StorageError):
+            with contextlib.suppress(StorageError), trio.move_on_after(PUT_AWAY_TIMEOUT):
                 await self._put_session_away()
         finally:
             try:
@@ -691,7 +698,8 @@ class Link:
 
     def tend(self, now: float) -> None:
         """Ping a base station that has been silent; end one that does not answer or not read."""
-        silence = now - self.last_heard
+        # While we wait for the disk it is we who do not listen.
+        silence = now - max(self.last_heard, self._listening_since)
         if now - self._writing_since >= self._limits.write_timeout:
             self.close(f"did not take our bytes within {self._limits.write_timeout:g} s")
             self._writing.cancel()
@@ -701,7 +709,10 @@ class Link:
             self._start_ping()
 
     def _start_ping(self) -> None:
-        self._ping = self._prepare(Ping())
+        try:
+            self._ping = self._prepare(Ping())
+        except OperationLostError:
+            return  # so much is unanswered that the link is closed
         self._session.issue(self._ping)
         self._post()
 

@@ -111,6 +111,7 @@ class Settlement:
         self._due = trio.Event()
         self._room = trio.Event()
         self._idle = trio.Event()
+        self._is_busy = False
 
     def committed(self, receptions: Sequence[Reception]) -> None:
         """These rows are on disk: settle them. Rows come in order."""
@@ -129,7 +130,7 @@ class Settlement:
 
     async def wait_until_idle(self) -> None:
         """Return when everything that was taken is in the outbox."""
-        while self._waiting or self._dedup.open_count:
+        while self._waiting or self._is_busy or self._dedup.open_count:
             await self._idle.wait()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -138,8 +139,10 @@ class Settlement:
         task_status.started()
         while True:
             await self._wait_until_due()
+            self._is_busy = True
             await self._take_waiting()
             await self._release()
+            self._is_busy = False
             self._idle.set()
             self._idle = trio.Event()
 
@@ -161,7 +164,12 @@ class Settlement:
         for reception in rows:
             if reception.reissued:
                 await self._recall_like(reception)
-            self._take(reception, from_disk=from_disk)
+            try:
+                self._take(reception, from_disk=from_disk)
+            except Exception:
+                # One row must not end the service, nor every start after this one.
+                logger.exception("journal row %d is passed over; this is our fault", reception.row)
+                self._last_row = reception.row
 
     def _take(self, reception: Reception, *, from_disk: bool) -> None:
         registry, bs_eui = self._registry, reception.bs_eui

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import logging
 import shutil
 import sqlite3
@@ -316,3 +317,19 @@ def test_a_file_system_that_takes_no_writes_is_named(small_disk):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(StorageError, match=r"bssci\.db cannot be written: Read-only file system"):
         Database(small_disk / "bssci.db")
+
+
+def test_a_disk_that_does_not_answer_counts_for_nothing(path, monkeypatch):
+    """It must not end who only asked how much there is."""
+    database = Database(path)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "stat", _fail)
+            assert database.size() == 0
+        assert database.size() > 0
+    finally:
+        database.close()
+
+
+def _fail(*_args, **_options):
+    raise OSError(errno.EIO, "Input/output error")

@@ -688,6 +688,20 @@ async def test_no_acknowledgement_is_ahead_of_the_session_on_disk(autojump_clock
             assert doors.sessions[BS_EUI].bs_op_id >= op_id
 
 
+async def test_a_slow_disk_does_not_make_a_base_station_silent(autojump_clock):
+    """While we wait for the disk it is we who do not listen."""
+    doors = FakeDoors()
+    async with open_link(doors) as (station, link):
+        doors.delay = 3 * link._limits.idle_timeout
+        await station.say(uplink(op_id=1))
+        for _ in range(int(doors.delay) - 1):
+            await trio.sleep(1)
+            link.tend(trio.current_time())
+        doors.delay = 0
+        assert await station.hear_a(UplinkDataResponse) == UplinkDataResponse(op_id=1)
+        assert link.is_open
+
+
 async def test_a_lease_that_cannot_be_renewed_is_no_reason_to_fail(autojump_clock):
     doors = FakeDoors()
     async with open_link(doors) as (station, _):
@@ -1042,6 +1056,19 @@ async def test_a_silent_base_station_is_pinged_and_then_given_up(autojump_clock)
     assert doors.all("down") == [(BS_EUI, "silent for 60 s")]
 
 
+async def test_a_ping_for_which_there_is_no_room_ends_that_link_and_nothing_else(
+    autojump_clock, monkeypatch
+):
+    monkeypatch.setattr(operations, "MAX_PENDING", 0)
+    doors = FakeDoors()
+    async with open_link(doors) as (station, link):
+        await trio.sleep(20)
+        link.tend(trio.current_time())
+        assert await station.hear_end() == []
+    ((_, reason),) = doors.all("down")
+    assert "operations" in str(reason)
+
+
 async def test_a_base_station_that_never_pings_but_answers_stays(autojump_clock):
     doors = FakeDoors()
     async with open_link(doors) as (station, link):
@@ -1158,7 +1185,7 @@ async def test_garbage_between_con_and_con_cmp_is_a_protocol_error(autojump_cloc
 async def test_what_is_on_disk_is_acknowledged_before_the_link_ends(autojump_clock):
     doors = FakeDoors()
     async with open_link(doors) as (station, link):
-        doors.delay = 5
+        doors.delay = 1
         await station.say(uplink(op_id=1))
         await wait_all_tasks_blocked()
         await station.say(uplink(op_id=2))
@@ -1195,7 +1222,8 @@ async def test_a_farewell_that_is_not_taken_is_given_up(autojump_clock):
         await station.say(uplink(op_id=1))
         link.close("enough")
         await link.gone.wait()
-        assert trio.current_time() == 5  # con 0 s, uplink 2 s, session 2 s, farewell 1 s
+        # con 0 s, uplink 2 s, farewell 1 s, and the session is given up after 1.5 s
+        assert trio.current_time() == 4.5
 
 
 async def converse_with_a_bug(doors: FakeDoors, what: str) -> Hall:

@@ -323,3 +323,31 @@ async def test_the_clock_errors_that_an_earlier_process_knew_are_used(autojump_c
         await life.start(settlement.run)
         life.cancel_scope.cancel()
     assert settlement._registry.clock_offset(SOUTH) == -years
+
+
+async def test_it_is_not_idle_while_the_last_row_is_written(nursery, autojump_clock):
+    class SlowJournal(FakeJournal):
+        async def settle(self, uplinks, *, settled_through):
+            await trio.sleep(1)
+            await super().settle(uplinks, settled_through=settled_through)
+
+    journal = SlowJournal()
+    settlement = a_settlement(journal, NORTH)
+    await nursery.start(settlement.run)
+    take(settlement, journal, heard(1))
+    await trio.sleep(0.5)
+    await settlement.wait_until_idle()
+    assert trio.current_time() == 1.0
+    assert len(journal.uplinks) == 1
+
+
+async def test_a_row_that_we_cannot_judge_is_told_and_passed_over(nursery, autojump_clock, caplog):
+    journal = FakeJournal()
+    settlement = a_settlement(journal, NORTH)
+    await nursery.start(settlement.run)
+    broken = heard(1)
+    object.__setattr__(broken, "uplink", None)
+    take(settlement, journal, broken, heard(2, cnt=2))
+    await settlement.wait_until_idle()
+    assert [u.packet_cnt for u in journal.uplinks] == [2]
+    assert "journal row 1 is passed over; this is our fault" in caplog.text

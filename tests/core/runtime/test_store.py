@@ -250,7 +250,7 @@ async def test_large_payloads_are_bounded_by_their_octets(path, monkeypatch):
     async with open_store(path) as store, trio.open_nursery() as nursery:
         with stuck_disk(path):
             for _ in range(3):
-                nursery.start_soon(store.append, [reception(store, size=6000)])
+                nursery.start_soon(store.append, [replace(reception(store), payload=bytes(6000))])
                 await wait_all_tasks_blocked()
             assert store._committer._rows == 1
 
