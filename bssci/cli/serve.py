@@ -34,17 +34,25 @@ def serve(
 
     Example: bssci serve -c /etc/bssci/sc.toml
     """
+    import contextlib
     import gc
 
     import trio
 
     from bssci.core.runtime.config import load_config
     from bssci.core.runtime.log import logging_to, time_zone
-    from bssci.core.runtime.service import ServiceCenter
+    from bssci.core.runtime.service import ServiceCenter, StartError
 
     settings = load_config(config)
     log = settings.log
-    with logging_to(level=log.level, form=log.format, zone=time_zone(log.timezone), file=log.file):
+    with contextlib.ExitStack() as logs:
+        try:
+            zone = time_zone(log.timezone)
+            logs.enter_context(
+                logging_to(level=log.level, form=log.format, zone=zone, file=log.file)
+            )
+        except OSError as error:
+            raise StartError(f"log.file: {log.file} cannot be written: {error.strerror}") from error
         # Uplinks live for seconds and hold no cycles: look for garbage rarely, and never again at
         # what lasts as long as the process.
         gc.freeze()

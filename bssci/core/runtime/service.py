@@ -19,7 +19,7 @@ import trio
 
 from bssci import __version__
 from bssci.core.center.dedup import Deduplicator
-from bssci.core.center.registry import Registry
+from bssci.core.center.registry import BaseStation, Registry
 from bssci.core.center.topics import Publication, Topics
 from bssci.core.protocol.errors import (
     BssciError,
@@ -56,8 +56,10 @@ PRUNE_INTERVAL = 60.0  # seconds
 PRUNE_PAUSE = 0.05  # seconds between two steps
 PRUNE_ROWS = 500  # in one transaction, short enough that no uplink waits for it
 
-# From the closed doors to the end: for reception windows that are open, then for the broker.
-GRACE = 3.5  # seconds
+# From the wish to stop, in seconds: base stations are sent away, then reception windows that are
+# open may end and what they hold may be published. The broker's farewell takes at most 2 more.
+DISMISSED_BY = 1.2
+FINISHED_BY = 2.7
 
 # Base stations that lost us come back together: their knocks must fit.
 BACKLOG = 4096
@@ -65,8 +67,12 @@ BACKLOG = 4096
 # Descriptors besides those of base stations: database, broker, log, control.
 OWN_FILES = 200
 
-MAX_REFUSALS = 1_000  # The keys that a reload applies; all others need a restart.
-APPLIED_BY_RELOAD = frozenset({"tls.cert_file", "tls.key_file", "tls.ca_file", "log.level"})
+MAX_REFUSALS = 1_000  # remembered for showing
+
+# The keys that a reload applies; all others need a restart.
+APPLIED_BY_RELOAD = frozenset(
+    {"tls.cert_file", "tls.key_file", "tls.ca_file", "tls.min_version", "log.level"}
+)
 
 
 class StartError(BssciError):
@@ -103,6 +109,8 @@ class ServiceCenter:
         self._stopping = trio.Event()
         self._stopped = trio.Event()
         self._progress = trio.Event()
+        self._since_ns = time.time_ns()
+        self._earlier: frozenset[int] = frozenset()
         self.notices = Notices()
         self._broker: BrokerLink | None = None
         self._store: Store
@@ -125,9 +133,11 @@ class ServiceCenter:
                     self._tell_start()
                     task_status.started(self.port)
                     await self._stopping.wait()
-                    await self._server.dismiss("the Service Center stops")
+                    begun = trio.current_time()
+                    with trio.move_on_at(begun + DISMISSED_BY):
+                        await self._server.dismiss("the Service Center stops")
                     doors.cancel_scope.cancel()
-                with trio.move_on_after(GRACE):
+                with trio.move_on_at(begun + FINISHED_BY):
                     await self._finish()
                 inside.cancel_scope.cancel()
         logger.info("stopped")
@@ -200,6 +210,7 @@ class ServiceCenter:
                 self._broker = self._broker_link()
             store = open_store(config.store.path, on_commit=self._committed)
             self._store = await rooms.enter_async_context(store)
+            self._earlier = frozenset(await self._store.session_euis())
         except BssciError as error:
             raise StartError(str(error)) from error
         self._settlement = self._make_settlement()
@@ -385,7 +396,10 @@ class ServiceCenter:
 
     def _announcements(self) -> list[tuple[str, bytes, bool]]:
         """What a broker that is there, or there again, must know."""
-        stations = map(self._topics.station_state, self.registry.base_stations())
+        known = self.registry.base_stations()
+        seen = {station.eui for station in known}
+        known += [_absent(eui, self._since_ns) for eui in self._earlier - seen]
+        stations = map(self._topics.station_state, known)
         return [
             (publication.topic, publication.body.encode(), publication.retain)
             for publication in (self._service_state(is_online=True), *stations)
@@ -420,6 +434,26 @@ def _changed(before: Config, after: Config) -> set[str]:
     """The keys whose values differ."""
     values = [{k.full_name: v for k, v, _ in describe(c, reveal=True)} for c in (before, after)]
     return {name for name, value in values[0].items() if value != values[1][name]}
+
+
+def _absent(bs_eui: int, since_ns: int) -> BaseStation:
+    """A base station that an earlier process knew and that has not come back yet."""
+    return BaseStation(
+        eui=bs_eui,
+        is_connected=False,
+        since_ns=since_ns,
+        address=None,
+        name=None,
+        vendor=None,
+        model=None,
+        sw_version=None,
+        bidi=False,
+        position=None,
+        uplinks=0,
+        clock_offset_ns=None,
+        status=None,
+        status_ns=None,
+    )
 
 
 def _ns(seconds: float) -> int:

@@ -40,6 +40,7 @@ __all__ = [
     "PINNED",
     "REMEMBERED",
     "ROW_SEPARATOR",
+    "SESSION_EUIS",
     "UNSETTLED",
     "Changes",
     "OutboxRow",
@@ -130,6 +131,7 @@ LIST_END_POINT = f"""
         WHERE ep_eui = ? AND received_ns >= ? ORDER BY received_ns DESC, id DESC LIMIT ?
     ) ORDER BY received_ns DESC, id DESC
 """
+SESSION_EUIS = "SELECT bs_eui FROM sessions ORDER BY bs_eui LIMIT ?"
 LOAD_SESSION = """
     SELECT bs_eui, version, bs_uuid, sc_uuid, bs_op_id, sc_op_id, pending
     FROM sessions WHERE bs_eui = ?

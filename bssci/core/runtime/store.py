@@ -342,6 +342,10 @@ class Store:
             return statements.session_of(row)
         return None
 
+    async def session_euis(self, limit: int = 10_000) -> list[int]:
+        """The base stations whose sessions are kept."""
+        return [int(row[0], 16) for row in await self._read(statements.SESSION_EUIS, limit)]
+
     async def drop_session(self, bs_eui: int) -> None:
         """Forget a base station's session, if it has one."""
         await self._change_session((statements.eui_text(bs_eui),))

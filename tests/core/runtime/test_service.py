@@ -351,3 +351,24 @@ async def test_a_disk_that_is_nearly_full_is_said(folder, caplog):
     async with running(center):
         while "less than store.min_free (1000000000 MB)" not in caplog.text:
             await trio.lowlevel.checkpoint()
+
+
+async def test_base_stations_that_an_earlier_process_knew_are_announced_as_offline(folder):
+    async with (
+        running(center := a_center(folder)),
+        station_of(folder, center),
+        station_of(folder, center, eui=SOUTH) as station,
+    ):
+        await station.wait_online()
+        while len(center.registry.connected) < 2:
+            await trio.lowlevel.checkpoint()
+    async with running(center := a_center(folder)), station_of(folder, center) as station:
+        await station.wait_online()
+        while not center.registry.connected:
+            await trio.lowlevel.checkpoint()
+        states = {topic: json.loads(body)["state"] for topic, body, _ in center._announcements()}
+    assert states == {
+        "mioty/state": "online",
+        f"mioty/bs/{NORTH:016X}/state": "online",
+        f"mioty/bs/{SOUTH:016X}/state": "offline",
+    }
