@@ -29,6 +29,8 @@ HOST = "127.0.0.1"
 FRAME = 0.125  # seconds
 LAST_UPLINKS = 12
 
+INTERRUPTED = 130  # exit code of Ctrl-C
+
 
 def demo(
     stations: Annotated[int, typer.Option(min=1, max=500, help="Simulated base stations.")] = 3,
@@ -78,6 +80,8 @@ def demo(
                 trio.run(stage.play, show, seconds)
         finally:
             stage.tell_totals(as_json=as_json)
+    if stage.is_interrupted:
+        raise typer.Exit(INTERRUPTED)
 
 
 class _Stage:
@@ -96,6 +100,7 @@ class _Stage:
         self._folder = folder
         self._network = network
         self._totals = Totals()
+        self.is_interrupted = False
         self._authority: KeyPair = make_authority()
         certs = folder / "certs"
         certs.mkdir()
@@ -122,15 +127,31 @@ class _Stage:
             with self.center.notices.watch() as notices:
                 await nursery.start(self.center.run)
                 nursery.start_soon(show.run, self.center, notices)
-                await simulate(
-                    self._network,
-                    self._connector,
-                    seconds=math.inf if seconds is None else seconds,
-                    totals=self._totals,
-                )
+                with trio.CancelScope() as simulation:
+                    await nursery.start(self._heed_signals, simulation)
+                    await simulate(
+                        self._network,
+                        self._connector,
+                        seconds=math.inf if seconds is None else seconds,
+                        totals=self._totals,
+                    )
                 self.center.stop()
                 await self.center.stopped()
                 nursery.cancel_scope.cancel()
+
+    async def _heed_signals(
+        self, simulation: trio.CancelScope, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        """Ctrl-C ends what the sensors send; what was sent is still settled and counted."""
+        import signal
+
+        import trio
+
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as numbers:
+            task_status.started()
+            async for number in numbers:
+                self.is_interrupted = number == signal.SIGINT
+                simulation.cancel()
 
     def _connector(self, station: SimulatedStation) -> Connector:
         from bssci.core.protocol.eui import format_eui
