@@ -274,16 +274,35 @@ class Narrator:
         self.is_summary = not as_json and rate > READABLE_RATE
         self._as_json = as_json
         self._first: float | None = None
+        self._deaf: BrokenPipeError | None = None
+        self.when_unheard: Callable[[], None] = lambda: None
+        """Called when nobody reads any more what is said."""
 
     def tell(self, happening: Happening) -> None:
         """Say it."""
+        if self._deaf is not None:
+            return
+        try:
+            self._say(happening)
+        except BrokenPipeError as error:
+            # Not the fault of the base station that has something to tell.
+            self._deaf = error
+            self.when_unheard()
+
+    def _say(self, happening: Happening) -> None:
         if self._as_json:
             output.show_json(happening)
         elif text := self._words(happening):
             output.show(f"{self._since_start(happening):9.3f} s  {text}")
 
     def end(self, totals: Totals) -> None:
-        """Say what came of it."""
+        """Say what came of it.
+
+        Raises:
+            BrokenPipeError: nobody reads it.
+        """
+        if self._deaf is not None:
+            raise self._deaf
         if self._as_json:
             output.show_json({"event": "total", **totals.as_dict()})
         else:
@@ -385,6 +404,7 @@ def _run(
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(_stop_on_signal, nursery.cancel_scope, interrupts.append)
+            narrator.when_unheard = nursery.cancel_scope.cancel
             if narrator.is_summary:
                 nursery.start_soon(_tell_each_second, narrator, totals)
             await simulate(

@@ -443,3 +443,29 @@ def test_room_is_made_for_as_many_connections_as_base_stations(soft, hard, chang
     with limits(soft, hard) as found:
         sim_module._make_room(1000)
     assert found == changed
+
+
+def test_when_nobody_reads_any_more_it_ends_and_says_nothing_of_it(monkeypatch):
+    """As in `bssci sim … | head`: that is not the fault of a base station."""
+
+    def nobody(_text: str) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("bssci.cli.output.show", nobody)
+    ends: list[str] = []
+    narrator = Narrator()
+    narrator.when_unheard = lambda: ends.append("ended")
+    for _ in range(2):
+        narrator.tell(
+            {
+                "event": "withdrawn",
+                "time": 1.0,
+                "bs_eui": "1",
+                "command": "detPrp",
+                "code": 5,
+                "message": "",
+            }
+        )
+    assert ends == ["ended"]
+    with pytest.raises(BrokenPipeError):
+        narrator.end(Totals())
