@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bssci.core.protocol.codec import decode
 from bssci.core.protocol.errors import BssciError
+from bssci.core.protocol.eui import format_eui
 from bssci.core.protocol.frames import FrameDecoder
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["Tap"]
 
 logger = logging.getLogger(__name__)
+
+
+_Line = tuple[str, dict[str, str]]
+"""Words and fields."""
 
 
 class Tap:
@@ -47,8 +52,8 @@ class Tap:
         self._tell(self._outgoing, data)
 
     def _tell(self, direction: _Direction, data: bytes | bytearray) -> None:
-        for line in direction.lines(data):
-            logger.debug("%s %s", direction.name, line, extra=dict(self._who()))
+        for line, fields in direction.lines(data):
+            logger.debug("%s %s", direction.name, line, extra={**self._who(), **fields})
 
 
 class _Direction:
@@ -56,8 +61,8 @@ class _Direction:
         self.name = name
         self._frames: FrameDecoder | None = FrameDecoder()
 
-    def lines(self, data: bytes | bytearray) -> list[str]:
-        found: list[str] = []
+    def lines(self, data: bytes | bytearray) -> list[_Line]:
+        found: list[_Line] = []
         if self._frames is None:
             return found
         self._frames.feed(data)
@@ -65,15 +70,17 @@ class _Direction:
             found += [_line(payload) for payload in self._frames.payloads()]
         except BssciError as error:
             self._frames = None
-            found.append(f"what is no frame: {error}")
+            found.append((f"what is no frame: {error}", {}))
         return found
 
 
-def _line(payload: bytes) -> str:
+def _line(payload: bytes) -> _Line:
     try:
-        return repr(_brief(decode(payload)))
+        message = decode(payload)
     except BssciError as error:
-        return f"{len(payload)} bytes that cannot be accepted: {error}"
+        return f"{len(payload)} bytes that cannot be accepted: {error}", {}
+    ep_eui = getattr(message, "ep_eui", None)
+    return repr(_brief(message)), {} if ep_eui is None else {"ep_eui": format_eui(ep_eui)}
 
 
 def _brief(message: Message) -> Message:

@@ -78,6 +78,7 @@ def test_the_values_of_each_subpacket_are_left_out(tap, caplog):
         )
     )
     ((line, _),) = lines(caplog)
+    assert caplog.records[0].ep_eui == "0000000000000001"
     assert "subpackets=None" in line
     assert "8.125" not in line
 
