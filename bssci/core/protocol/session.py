@@ -440,6 +440,9 @@ class ServiceCenterSession(Session):
     """The Service Center's side of one connection.
 
     `receive_data` gives `ConnectRequested` first; answer it with `accept` or `refuse_connect`.
+
+    Attributes:
+        claimed_eui: who the peer says it is in its first `con`, also if that is refused.
     """
 
     role = Role.SERVICE_CENTER
@@ -447,6 +450,7 @@ class ServiceCenterSession(Session):
     def __init__(self, *, max_payload: int = MAX_PAYLOAD) -> None:
         super().__init__(max_payload=max_payload)
         self.state = State.AWAITING_CONNECT
+        self.claimed_eui: int | None = None
         self._connect: Connect | None = None
         self._repeats = 0
         self._offer: ConnectResponse | None = None
@@ -533,6 +537,7 @@ class ServiceCenterSession(Session):
                 raise _too_early(message, self.state)
 
     def _receive_connect(self, connect: Connect) -> None:
+        self.claimed_eui = connect.bs_eui
         if connect.op_id != 0:
             raise _misplaced(connect, f"opId is {connect.op_id}, 0 expected")
         try:

@@ -601,6 +601,7 @@ class Link:
 
     def _take_rejected(self, rejected: Rejected) -> None:
         if self._session.state in (State.AWAITING_ERROR_ACK, State.CLOSED):
+            self._guest.bs_eui = self._guest.bs_eui or self._session.claimed_eui
             self._report("version" if rejected.cause == "version" else "not_bssci", rejected.reason)
         else:
             self._warn(rejected.command, rejected.code, f"refused: {rejected.reason}")

@@ -612,7 +612,7 @@ async def break_the_protocol(service: Service) -> None:
         (speak_bytes, ("not_bssci", STATION, None), "a frame begins with"),
         (shake_and_go, ("not_bssci", STATION, None), "no con"),
         (begin_with_an_uplink, ("not_bssci", STATION, None), "ulData"),
-        (speak_version_2, ("version", STATION, None), "2.0.0 is not supported"),
+        (speak_version_2, ("version", STATION, BS_EUI), "2.0.0 is not supported"),
         (break_the_protocol, ("protocol_error", STATION, BS_EUI), "a frame begins with"),
     ],
 )
