@@ -21,13 +21,22 @@ if TYPE_CHECKING:
     from bssci.core.center.registry import BaseStation
     from bssci.core.protocol.messages import StatusResponse, UplinkData
 
-__all__ = ["MAX_BASE_TOPIC", "Publication", "Topics", "sightings_of", "uplink_body"]
+__all__ = [
+    "MAX_BASE_TOPIC",
+    "Fields",
+    "Publication",
+    "Topics",
+    "encode",
+    "sightings_of",
+    "uplink_body",
+]
 
 MAX_BASE_TOPIC = 1_024  # octets; MQTT allows 65535 for a whole name, and ours add less than 100
 
 Fields = dict[str, object]
 
-_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
+encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
+"""The JSON of a body: compact, and plain ASCII whatever texts are in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +64,36 @@ class Topics:
         """Where the uplinks of an end point are published; the body is `uplink_body`."""
         return f"{self.base}/ep/{ep_eui:016X}/ul"
 
+    def responses(self, ep_eui: int, *, via_legacy: bool) -> tuple[str, ...]:
+        """Where a command to an end point is answered.
+
+        Args:
+            via_legacy: it came on a topic of the earlier service, where answers were promised, too.
+        """
+        ours = f"{self.base}/ep/{format_eui(ep_eui)}/response"
+        return (ours, f"EP/{format_eui(ep_eui)}/response") if via_legacy else (ours,)
+
+    def errors(self, name: str, *, via_legacy: bool) -> tuple[str, ...]:
+        """Where it is said that a message cannot be followed.
+
+        Args:
+            name: the EUI of the end point, or what stood in its place.
+            via_legacy: as above; the earlier service has no other topic for it.
+        """
+        ours = f"{self.base}/ep/{name}/error"
+        return (ours, f"EP/{name}/response") if via_legacy else (ours,)
+
+    @property
+    def settings_response(self) -> str:
+        """Where a change of settings is answered."""
+        return f"{self.base}/config/response"
+
     def station_status(
         self, bs_eui: int, status: StatusResponse, *, clock_offset_ns: int | None
     ) -> Publication:
         """How a base station is; tell it when a status arrives."""
         body = status_fields(status, clock_offset_ns=clock_offset_ns)
-        return Publication(f"{self.base}/bs/{format_eui(bs_eui)}", _encode(body))
+        return Publication(f"{self.base}/bs/{format_eui(bs_eui)}", encode(body))
 
     def station_state(self, station: BaseStation) -> Publication:
         """Whether a base station is connected; retained, tell it at each change."""
@@ -72,7 +105,7 @@ class Topics:
             "version": station.sw_version,
         }
         topic = f"{self.base}/bs/{format_eui(station.eui)}/state"
-        return Publication(topic, _encode(body), retain=True)
+        return Publication(topic, encode(body), retain=True)
 
     def service_state(self, *, is_online: bool, version: str, now_ns: int) -> Publication:
         """Whether the service is there; retained. As the last will its time is that of the
@@ -83,12 +116,12 @@ class Topics:
             "version": version,
             "timestamp": now_ns / 1e9,
         }
-        return Publication(f"{self.base}/state", _encode(body), retain=True)
+        return Publication(f"{self.base}/state", encode(body), retain=True)
 
     def health_check(self, *, now_ns: int) -> Publication:
         """That the service is alive; tell it every 300 s."""
         body: Fields = {"status": "alive", "timestamp": now_ns / 1e9}
-        return Publication(f"{self.base}/health_check", _encode(body))
+        return Publication(f"{self.base}/health_check", encode(body))
 
 
 def _fault(base: str) -> str | None:
@@ -165,7 +198,7 @@ def uplink_body(telegram: Telegram, *, uid: str, registered: bool) -> str:
     _add_known(fields, best, uplink)
     if telegram.counter_reused:
         fields["counterReused"] = True
-    return _encode(fields)
+    return encode(fields)
 
 
 def _add_known(fields: Fields, best: Heard, uplink: UplinkData) -> None:

@@ -285,6 +285,28 @@ def test_a_trailing_slash_of_the_base_topic_is_ignored(base):
     assert Topics(base).uplink(SENSOR) == "mioty/ep/FCA84A030000127C/ul"
 
 
+def test_a_command_is_answered_where_it_came_from():
+    topics = Topics("mioty/")
+    assert topics.responses(SENSOR, via_legacy=False) == ("mioty/ep/FCA84A030000127C/response",)
+    assert topics.responses(SENSOR, via_legacy=True) == (
+        "mioty/ep/FCA84A030000127C/response",
+        "EP/FCA84A030000127C/response",
+    )
+
+
+def test_an_error_is_said_where_the_message_came_from():
+    topics = Topics("mioty/")
+    assert topics.errors("sensor 7", via_legacy=False) == ("mioty/ep/sensor 7/error",)
+    assert topics.errors("sensor 7", via_legacy=True) == (
+        "mioty/ep/sensor 7/error",
+        "EP/sensor 7/response",
+    )
+
+
+def test_a_change_of_settings_is_answered_beside_the_settings():
+    assert Topics("mioty").settings_response == "mioty/config/response"
+
+
 @pytest.mark.parametrize(
     ("base", "fault"),
     [
