@@ -1,7 +1,8 @@
 """End points and base stations as known now: who is connected, whose clock is how far off, who
 usually hears whom.
 
-Nothing of it is kept on disk: it is learned again within a few telegrams and one status.
+Clocks and coverage are learned again within a few telegrams and one status; what a base station
+said of itself is remembered as a `StationRecord`.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from dataclasses import dataclass, replace
 from statistics import median_low
 from typing import TYPE_CHECKING
 
+from bssci.core.center.records import StationRecord
+from bssci.core.protocol.messages import Connect
+from bssci.core.protocol.resume import VERSION
+
 if TYPE_CHECKING:
     from bssci.core.center.receptions import Telegram
-    from bssci.core.protocol.messages import Connect, StatusResponse
+    from bssci.core.protocol.messages import StatusResponse
 
 __all__ = ["BaseStation", "Registry", "position_of", "unix_time_ns"]
 
@@ -102,6 +107,7 @@ class _Station:
         "address",
         "connect",
         "is_connected",
+        "is_recalled",
         "offsets",
         "position",
         "since_ns",
@@ -113,6 +119,8 @@ class _Station:
     def __init__(self, connect: Connect) -> None:
         self.connect = connect
         self.is_connected = False
+        self.is_recalled = False
+        """All that is known of it comes from an earlier process."""
         self.since_ns = 0
         self.address: str | None = None
         self.position: tuple[float, float, float] | None = None
@@ -169,7 +177,7 @@ class Registry:
         bs_eui = connect.bs_eui
         station = self._stations.setdefault(bs_eui, _Station(connect))
         station.connect = replace(connect, info=None)  # may be anything, of any size
-        station.is_connected = True
+        station.is_connected, station.is_recalled = True, False
         station.since_ns = since_ns
         station.address = address
         station.position = position_of(connect.geo_location) or station.position
@@ -224,8 +232,57 @@ class Registry:
 
         With it, journal rows that are read back are judged as they were when they came.
         """
-        if bs_eui not in self._stations and len(self._clock_offsets) < self._max_base_stations:
+        station = self._stations.get(bs_eui)
+        if station is not None and not station.is_recalled:
+            return
+        if len(self._clock_offsets) < self._max_base_stations:
             self._clock_offsets[bs_eui] = offset_ns
+
+    def recall_station(self, record: StationRecord) -> None:
+        """Take what an earlier process knew of a base station, until it connects."""
+        if record.bs_eui in self._stations:
+            return
+        station = self._stations[record.bs_eui] = _Station(
+            Connect(
+                version=VERSION,
+                bs_eui=record.bs_eui,
+                vendor=record.vendor,
+                model=record.model,
+                name=record.name,
+                sw_version=record.sw_version,
+                bidi=record.bidi,
+                sn_bs_uuid=bytes(16),
+            )
+        )
+        station.is_recalled = True
+        station.since_ns = record.since_ns
+        station.address = record.address
+        station.position = record.position
+        station.uplinks = record.uplinks
+        self._away[record.bs_eui] = None
+        self._forget_base_stations()
+
+    def record(self, bs_eui: int, session: bytes) -> StationRecord:
+        """What is worth remembering of a base station that was connected in this session.
+
+        Raises:
+            KeyError: it is not known.
+        """
+        station = self._stations[bs_eui]
+        connect = station.connect
+        return StationRecord(
+            bs_eui=bs_eui,
+            session=session,
+            since_ns=station.since_ns,
+            address=station.address,
+            name=connect.name,
+            vendor=connect.vendor,
+            model=connect.model,
+            sw_version=connect.sw_version,
+            bidi=connect.bidi,
+            position=station.position,
+            uplinks=station.uplinks,
+        )
 
     def base_station(self, bs_eui: int) -> BaseStation | None:
         """A base station that is or was connected; None: not known."""
@@ -292,6 +349,16 @@ class Registry:
         coverage = self._coverage.get(ep_eui)
         if coverage is not None and coverage.packet_cnt == packet_cnt:
             self._mark(coverage, coverage.masks, [bs_eui], coverage.telegrams)
+
+    def usual_receivers(self, ep_eui: int) -> frozenset[int]:
+        """The base stations that usually hear this end point, connected or not.
+
+        Those that heard at least half of its last telegrams, or its only one. Empty: not known.
+        """
+        coverage = self._coverage.get(ep_eui)
+        if coverage is None:
+            return _NOBODY
+        return coverage.usual or frozenset(coverage.stations)
 
     def expected_receivers(self, ep_eui: int) -> frozenset[int]:
         """The connected base stations whose receptions of this end point are worth waiting for.

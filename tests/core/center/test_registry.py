@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from bssci.core.center.receptions import Heard, Reception, Telegram
+from bssci.core.center.records import StationRecord
 from bssci.core.center.registry import BaseStation, Registry, position_of, unix_time_ns
 from bssci.core.protocol.messages import Connect, StatusResponse, UplinkData
 
@@ -204,6 +205,81 @@ def test_one_that_came_back_is_not_the_one_that_is_away_longest():
     assert [s.eui for s in registry.base_stations()] == [AVA, MIROMICO]
 
 
+# --- what is remembered of base stations ---------------------------------------------------
+
+RECORD = StationRecord(
+    bs_eui=AVA,
+    session=bytes(range(16)),
+    since_ns=NOW,
+    address="192.0.2.1:4711",
+    name="roof",
+    vendor="Diehl Metering",
+    model="MIOTY Premium Gateway",
+    sw_version="4.10.2",
+    bidi=True,
+    position=(49.5, 11.0, 300.0),
+    uplinks=7,
+)
+
+
+def test_what_is_remembered_of_a_base_station_outlives_the_process():
+    first = Registry()
+    told = connect(
+        vendor="Diehl Metering",
+        model="MIOTY Premium Gateway",
+        name="roof",
+        sw_version="4.10.2",
+        geo_location=(49.5, 11.0, 300.0),
+    )
+    first.station_connected(told, since_ns=NOW, address="192.0.2.1:4711")
+    for _ in range(7):
+        first.uplink_received(AVA)
+    record = first.record(AVA, bytes(range(16)))
+    assert record == RECORD
+    first.station_disconnected(AVA, since_ns=NOW)
+    second = Registry()
+    second.recall_station(record)
+    assert second.base_stations() == first.base_stations()
+    assert second.connected == frozenset()
+    assert second.record(AVA, bytes(range(16))) == RECORD
+
+
+def test_a_base_station_that_is_not_known_has_no_record():
+    with pytest.raises(KeyError):
+        Registry().record(AVA, bytes(16))
+
+
+def test_a_base_station_that_has_connected_is_not_recalled():
+    registry = registry_with(AVA)
+    before = registry.base_stations()
+    registry.recall_station(RECORD)
+    assert registry.base_stations() == before
+    assert registry.connected == {AVA}
+
+
+def test_a_recalled_base_station_goes_on_when_it_connects():
+    registry = Registry()
+    registry.recall_station(RECORD)
+    registry.station_connected(connect(), since_ns=NOW + S, address="192.0.2.2:1")
+    registry.uplink_received(AVA)
+    assert registry.record(AVA, bytes(16)) == StationRecord(
+        bs_eui=AVA,
+        session=bytes(16),
+        since_ns=NOW + S,
+        address="192.0.2.2:1",
+        bidi=True,
+        position=(49.5, 11.0, 300.0),
+        uplinks=8,
+    )
+
+
+def test_of_recalled_base_stations_no_more_are_kept_than_of_others():
+    registry = Registry(max_base_stations=2)
+    for bs_eui in (AVA, DIEHL, MIROMICO):
+        registry.recall_station(replace(RECORD, bs_eui=bs_eui))
+    assert [s.eui for s in registry.base_stations()] == [DIEHL, MIROMICO]
+
+
 # --- clocks --------------------------------------------------------------------------------
 
 
@@ -287,6 +363,16 @@ def test_a_recalled_clock_error_serves_until_the_base_station_connects():
     assert registry.clock_offset(AVA) is None
 
 
+def test_a_recalled_base_station_has_its_recalled_clock_error_until_it_connects():
+    registry = Registry()
+    registry.recall_station(RECORD)
+    registry.recall_clock(AVA, 7 * S)
+    assert registry.clock_offset(AVA) == 7 * S
+    registry.station_connected(connect(AVA), since_ns=NOW)
+    registry.recall_clock(AVA, 7 * S)
+    assert registry.clock_offset(AVA) is None
+
+
 # --- end points ----------------------------------------------------------------------------
 
 
@@ -342,6 +428,17 @@ def test_a_late_copy_of_the_last_telegram_teaches_who_hears():
     registry.heard_late(SENSOR, 2, DIEHL)
     registry.heard_late(SENSOR, 2, DIEHL)
     assert registry.expected_receivers(SENSOR) == {AVA, DIEHL}
+
+
+def test_who_usually_hears_an_end_point_is_known_also_of_those_that_are_away():
+    registry = registry_with(AVA, DIEHL, MIROMICO)
+    assert registry.usual_receivers(SENSOR) == frozenset()
+    registry.heard(telegram(AVA, MIROMICO))
+    assert registry.usual_receivers(SENSOR) == {AVA, MIROMICO}
+    for _ in range(2):
+        registry.heard(telegram(AVA, DIEHL))
+    registry.station_disconnected(AVA, since_ns=NOW)
+    assert registry.usual_receivers(SENSOR) == {AVA, DIEHL}
 
 
 def test_the_end_point_not_heard_longest_is_forgotten_first():

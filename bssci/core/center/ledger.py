@@ -1,0 +1,269 @@
+"""What one base station was told of the end points, and what it must still be told.
+
+Of what is wanted and what the base station has confirmed, `due` makes what is to be told; nothing
+else decides that.
+
+An operation without an answer may have been carried out, or may still be. While one is on its way
+nobody knows what the base station holds, and no other is sent about the same end point. One that
+was given up leaves the mark `UNKNOWN` behind, which is never what is wanted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Literal
+
+from bssci.core.center.agenda import Agenda
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from bssci.core.center.records import Refused
+
+__all__ = ["UNKNOWN", "Due", "Ledger", "Order", "StandingState", "due"]
+
+UNKNOWN = 0
+"""The mark of an end point that a base station may hold, nobody knows how. No other mark is 0."""
+
+ORDERED = 0
+# Stands for the ID of an operation that was ordered: which one it got is said by its outcome.
+
+StandingState = Literal["confirmed", "pending", "refused"]
+
+
+class Due(Enum):
+    """What a base station must be told of an end point."""
+
+    ATTACH = "attPrp"
+    DETACH = "detPrp"
+
+
+def due(wanted: int | None, confirmed: int | None, *, may_hold: bool = False) -> Due | None:
+    """What a base station must still be told of one end point; None: nothing.
+
+    Args:
+        wanted: the mark of the attach propagate that is wanted; None: it is not to be served.
+        confirmed: the mark of the one that the base station confirmed last; None: of none.
+        may_hold: something else is on its way to it: whatever it confirmed, it may hold that.
+    """
+    if wanted is None:
+        return None if confirmed is None and not may_hold else Due.DETACH
+    return None if confirmed == wanted and not may_hold else Due.ATTACH
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Tell a base station this."""
+
+    ep_eui: int
+    due: Due
+
+
+class _Operations:
+    """Our operations about one end point at one base station that lack an answer.
+
+    One is on its way at a time; several only when a session issues again, after a resume, what
+    was given up one after the other. IDs of a Service Center fall: the newest is the least.
+    """
+
+    __slots__ = ("answered", "given_up", "is_sent", "open")
+
+    def __init__(self) -> None:
+        self.open: set[int] = set()
+        """On their way."""
+        self.is_sent = True
+        self.given_up = 0
+        """The newest that was given up."""
+        self.answered = 0
+        """The newest that was answered."""
+
+    def is_in_doubt(self) -> bool:
+        return self.is_sent and bool(self.open)
+
+    def close(self, op_id: int) -> int | None:
+        """An outcome has come: of which one that is on its way; None: of none."""
+        if op_id not in self.open and op_id < self.given_up:
+            op_id = ORDERED
+        if op_id not in self.open:
+            return None
+        self.open.remove(op_id)
+        return op_id
+
+
+class Ledger:
+    """What one base station was told in one session, and what there is to tell it."""
+
+    def __init__(self, wanted: Mapping[int, int], session: bytes) -> None:
+        self.session = session
+        self.is_connected = False
+        self.confirmed: dict[int, int] = {}
+        self.refused: dict[int, Refused] = {}
+        self.agenda = Agenda(self.due)
+        self._wanted = wanted
+        self._operations: dict[int, _Operations] = {}
+        self._known: Counter[StandingState] = Counter()
+        """End points by state, less those that are pending because nothing was said of them."""
+
+    # --- how it stands ---
+
+    def due(self, ep_eui: int) -> Due | None:
+        return due(
+            self._wanted.get(ep_eui),
+            self.confirmed.get(ep_eui),
+            may_hold=self._is_in_doubt(ep_eui),
+        )
+
+    def _is_in_doubt(self, ep_eui: int) -> bool:
+        operations = self._operations.get(ep_eui)
+        return operations is not None and operations.is_in_doubt()
+
+    def may_hold(self, ep_eui: int) -> bool:
+        return ep_eui in self.confirmed or self._is_in_doubt(ep_eui)
+
+    def knows(self, ep_eui: int) -> bool:
+        """It stands otherwise than an end point that the base station was told nothing of."""
+        return ep_eui in self.confirmed or ep_eui in self.refused or ep_eui in self._operations
+
+    def state(self, ep_eui: int) -> StandingState | None:
+        """None: it does not serve this end point and is not to."""
+        if self.due(ep_eui) is None:
+            return "confirmed" if ep_eui in self.confirmed else None
+        return "refused" if ep_eui in self.refused else "pending"
+
+    # Of most end points most base stations were told nothing: these are counted by their number.
+
+    def counts(self) -> dict[StandingState, int]:
+        known = self._known
+        return {
+            "confirmed": known["confirmed"],
+            "pending": known["pending"] + len(self._wanted),
+            "refused": known["refused"],
+        }
+
+    def count(self, before: StandingState | None, ep_eui: int) -> None:
+        after = self.state(ep_eui)
+        if before is not None:
+            self._known[before] -= 1
+        if after is not None:
+            self._known[after] += 1
+
+    def count_again(self) -> None:
+        self._known.clear()
+        for ep_eui in self.confirmed.keys() | self.refused.keys():
+            self.count("pending" if ep_eui in self._wanted else None, ep_eui)
+
+    def take_wish(self, before: StandingState | None, ep_eui: int, grown: int) -> None:
+        """Something else is wanted of it; `grown`: by how many more end points are wanted."""
+        self.settle(ep_eui)
+        self.count(before, ep_eui)
+        self._known["pending"] -= grown
+
+    def settle(self, ep_eui: int) -> None:
+        """What was refused is of no interest any more."""
+        self.refused.pop(ep_eui, None)
+        self.agenda.done(ep_eui)
+
+    # --- operations ---
+
+    def next_order(self, now: float) -> Order | None:
+        for ep_eui in self.agenda.candidates(now):
+            # Of what is on its way the outcome says whether there is more to tell.
+            what = None if self._is_busy(ep_eui) else self.due(ep_eui)
+            if what is not None:
+                operations = self._operations_of(ep_eui)
+                operations.open.add(ORDERED)
+                operations.is_sent = False
+                return Order(ep_eui, what)
+        return None
+
+    def _is_busy(self, ep_eui: int) -> bool:
+        operations = self._operations.get(ep_eui)
+        return operations is not None and bool(operations.open)
+
+    def sent(self, ep_eui: int) -> None:
+        before = self.state(ep_eui)
+        self._operations_of(ep_eui).is_sent = True
+        self.count(before, ep_eui)
+
+    def not_sent(self, ep_eui: int) -> None:
+        before = self.state(ep_eui)
+        if self.close(ep_eui, ORDERED):
+            self.count(before, ep_eui)
+            self.agenda.look_at(ep_eui)
+
+    def reissued(self, ep_eui: int, op_id: int) -> None:
+        before = self.state(ep_eui)
+        operations = self._operations_of(ep_eui)
+        operations.open.add(op_id)
+        operations.is_sent = True
+        self.count(before, ep_eui)
+
+    def close(self, ep_eui: int, op_id: int) -> bool:
+        """An operation is over, and was not carried out; False: none that was on its way."""
+        operations = self._operations.get(ep_eui)
+        closed = None if operations is None else operations.close(op_id)
+        self._tidy(ep_eui)
+        return closed is not None
+
+    def give_up(self, ep_eui: int, op_id: int) -> None:
+        """An operation that was on its way got no answer; one may come yet."""
+        operations = self._operations_of(ep_eui)
+        operations.given_up = min(operations.given_up, op_id)
+        self._tidy(ep_eui)
+        self.confirmed[ep_eui] = UNKNOWN
+
+    def confirm(self, ep_eui: int, op_id: int, mark: int | None) -> None:
+        """An operation was carried out, at the latest now; it left this mark."""
+        operations = self._operations_of(ep_eui)
+        if operations.close(op_id) == ORDERED:
+            self._hold(ep_eui, mark)
+        elif operations.answered < op_id:
+            # A newer one was answered before: who knows in which order they were carried out.
+            if self.confirmed.get(ep_eui) != mark:
+                self._hold(ep_eui, UNKNOWN)
+        elif operations.given_up >= op_id:
+            self._hold(ep_eui, mark)
+        # Otherwise a newer one was given up, and may have been carried out since.
+        operations.answered = min(operations.answered, op_id)
+        self._tidy(ep_eui)
+
+    def _hold(self, ep_eui: int, mark: int | None) -> None:
+        if mark is None:
+            self.confirmed.pop(ep_eui, None)
+        else:
+            wanted = self._wanted.get(ep_eui)
+            # One number in memory for all base stations.
+            self.confirmed[ep_eui] = wanted if wanted is not None and wanted == mark else mark
+
+    def _operations_of(self, ep_eui: int) -> _Operations:
+        return self._operations.setdefault(ep_eui, _Operations())
+
+    def _tidy(self, ep_eui: int) -> None:
+        operations = self._operations.get(ep_eui)
+        if operations is not None and not operations.open and not operations.given_up:
+            del self._operations[ep_eui]
+
+    # --- coming and going ---
+
+    def connect(self, end_points: Iterable[int]) -> None:
+        self.is_connected = True
+        self.agenda.begin(end_points)
+        for ep_eui in tuple(self.refused):
+            # It is tried again at once: an earlier process planned it, or it was on its way.
+            if not self.agenda.is_planned(ep_eui):
+                before = self.state(ep_eui)
+                del self.refused[ep_eui]
+                self.count(before, ep_eui)
+
+    def disconnect(self) -> None:
+        self.is_connected = False
+        self.agenda.begin(())
+        for ep_eui, operations in tuple(self._operations.items()):
+            before = self.state(ep_eui)
+            if operations.is_in_doubt():
+                self.confirmed[ep_eui] = UNKNOWN
+            operations.open.clear()
+            self._tidy(ep_eui)
+            self.count(before, ep_eui)

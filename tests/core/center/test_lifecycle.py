@@ -1,0 +1,505 @@
+from __future__ import annotations
+
+import tracemalloc
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from bssci.core.center.end_points import EndPoint, attach_propagate, mark_of
+from bssci.core.center.lifecycle import UNKNOWN, Due, Lifecycle, Order, due
+from bssci.core.center.records import Refused, Registration
+from bssci.core.protocol.errors import Code
+from bssci.core.protocol.messages import AttachPropagate, DetachPropagate, Status
+
+AVA, DIEHL, MIROMICO = 0x70B3D59CD0000951, 0x000732000077E21D, 0x9C65F9FFFE0000C1
+SENSOR, OTHER, THIRD = 0xFCA84A030000127C, 0xFCA84A0300001276, 0x74731D0000000016
+SESSION = b"session"
+
+
+def end_point(eui=SENSOR, key=1) -> EndPoint:
+    return EndPoint(eui=eui, nwk_key=bytes([key]) * 16, short_addr=eui & 0xFFFF)
+
+
+def mark(eui=SENSOR, key=1) -> int:
+    return mark_of(end_point(eui, key))
+
+
+def attach(op_id=0, eui=SENSOR, key=1) -> AttachPropagate:
+    return replace(attach_propagate(end_point(eui, key)), op_id=op_id)
+
+
+def detach(op_id=0, eui=SENSOR) -> DetachPropagate:
+    return DetachPropagate(op_id=op_id, ep_eui=eui)
+
+
+def refusal(code=Code.ENOSPC, message="no room") -> Refused:
+    return Refused(int(code), message, 7)
+
+
+TIMED_OUT = refusal(Code.ETIMEDOUT, "no answer in time")
+
+
+def lifecycle_with(*end_points: int, stations=(AVA,)) -> Lifecycle:
+    lifecycle = Lifecycle()
+    for eui in end_points:
+        lifecycle.want(eui, mark(eui))
+    for bs_eui in stations:
+        lifecycle.station_connected(bs_eui, SESSION)
+    return lifecycle
+
+
+def tell(lifecycle: Lifecycle, bs_eui=AVA, now=0.0) -> list[Order]:
+    """Everything that is due now, on its way."""
+    orders = []
+    while order := lifecycle.next_order(bs_eui, now=now):
+        lifecycle.sent(bs_eui, order)
+        orders.append(order)
+    return orders
+
+
+def attached(*end_points: int, stations=(AVA,)) -> Lifecycle:
+    lifecycle = lifecycle_with(*end_points, stations=stations)
+    for bs_eui in stations:
+        for number, order in enumerate(tell(lifecycle, bs_eui), start=1):
+            lifecycle.answered(bs_eui, attach(-number, order.ep_eui))
+    return lifecycle
+
+
+# --- what is due ---------------------------------------------------------------------------
+
+A, B = 1, 2
+
+
+@pytest.mark.parametrize(
+    ("wanted", "confirmed", "may_hold", "expected"),
+    [
+        (None, None, False, None),
+        (None, None, True, Due.DETACH),
+        (None, A, False, Due.DETACH),
+        (None, A, True, Due.DETACH),
+        (None, UNKNOWN, False, Due.DETACH),
+        (None, UNKNOWN, True, Due.DETACH),
+        (A, None, False, Due.ATTACH),
+        (A, None, True, Due.ATTACH),
+        (A, A, False, None),
+        (A, A, True, Due.ATTACH),
+        (A, B, False, Due.ATTACH),
+        (A, B, True, Due.ATTACH),
+        (A, UNKNOWN, False, Due.ATTACH),
+        (A, UNKNOWN, True, Due.ATTACH),
+    ],
+)
+def test_what_is_due_follows_from_what_is_wanted_and_what_is_confirmed(
+    wanted, confirmed, may_hold, expected
+):
+    assert due(wanted, confirmed, may_hold=may_hold) is expected
+
+
+# --- everything that can happen ------------------------------------------------------------
+
+STATIONS, END_POINTS, KEYS = (1, 2), (11, 12), (1, 2)
+REFUSALS = [refusal(Code.ENOENT, "unknown"), refusal(), refusal(Code.EINVAL, "malformed")]
+
+Told = AttachPropagate | DetachPropagate
+
+pick = st.integers(min_value=0, max_value=7)
+
+
+@dataclass
+class Station:
+    """A base station, and the session that the Service Center has with it on disk.
+
+    Attributes:
+        held: the mark of each end point that it really serves.
+        pending: our operations that it has not answered, by ID.
+        inbox: what has reached it and is not carried out yet.
+        outbox: what it has carried out, or refuses with this, and has not answered yet.
+        carried_out: the operations of this session that it has carried out, in that order.
+        certain: what it holds for certain, as the newest operation was answered after all others.
+    """
+
+    session: bytes = b""
+    sessions: int = 0
+    is_connected: bool = False
+    last_id: int = 0
+    held: dict[int, int] = field(default_factory=dict)
+    pending: dict[int, Told] = field(default_factory=dict)
+    inbox: list[int] = field(default_factory=list)
+    outbox: list[tuple[int, Refused | None]] = field(default_factory=list)
+    carried_out: dict[int, Told] = field(default_factory=dict)
+    newest: dict[int, int] = field(default_factory=dict)
+    certain: dict[int, int | None] = field(default_factory=dict)
+
+    def begin_session(self) -> None:
+        fresh = Station(sessions=self.sessions + 1)
+        fresh.session = b"%d" % fresh.sessions
+        self.__dict__.update(fresh.__dict__)
+
+    def cut(self) -> None:
+        self.is_connected = False
+        self.inbox.clear()
+        self.outbox.clear()
+
+    def carry_out(self, op_id: int) -> None:
+        message = self.pending[op_id]
+        self.carried_out.pop(op_id, None)
+        self.carried_out[op_id] = message
+        self.outbox.append((op_id, None))
+        if isinstance(message, AttachPropagate):
+            self.held[message.ep_eui] = mark_of(message)
+        else:
+            self.held.pop(message.ep_eui, None)
+
+    def was_in_order(self, op_id: int) -> bool:
+        """Nothing newer about the end point was carried out before this."""
+        for earlier, message in self.carried_out.items():
+            if earlier == op_id:
+                return True
+            if earlier < op_id and message.ep_eui == self.carried_out[op_id].ep_eui:
+                return False
+        return True
+
+    def is_pending(self, ep_eui: int) -> bool:
+        return any(message.ep_eui == ep_eui for message in self.pending.values())
+
+
+class LifecycleMachine(RuleBasedStateMachine):
+    """Everything that base stations, operators, the disk and the process do to a lifecycle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1000.0
+        self.lifecycle = Lifecycle()
+        self.wishes: dict[int, EndPoint] = {}
+        self.stations = {bs_eui: Station() for bs_eui in STATIONS}
+        self.ways: dict[tuple[int, int], set[int]] = {}
+        """What is on its way, by base station and end point: IDs, 0 while it is not sent."""
+        self.unsent: list[tuple[int, Order, Told]] = []
+        self.stored: dict[tuple[int, int], Registration] = {}
+        self.known: dict[int, bytes] = {}
+        self.mortal: set[tuple[int, int]] = set()
+        """Operations that this process has issued, by base station and ID."""
+
+    def way(self, bs_eui: int, ep_eui: int) -> set[int]:
+        return self.ways.setdefault((bs_eui, ep_eui), set())
+
+    def waited_for(self) -> list[tuple[int, Told]]:
+        return [
+            (bs_eui, message)
+            for bs_eui, station in self.stations.items()
+            for op_id, message in station.pending.items()
+            if op_id in self.way(bs_eui, message.ep_eui)
+        ]
+
+    def received(self) -> list[tuple[int, int]]:
+        return [(bs_eui, op_id) for bs_eui in STATIONS for op_id in self.stations[bs_eui].inbox]
+
+    def unanswered(self) -> list[tuple[int, tuple[int, Refused | None]]]:
+        return [(bs_eui, each) for bs_eui in STATIONS for each in self.stations[bs_eui].outbox]
+
+    # --- operators ---
+
+    @rule(ep_eui=st.sampled_from(END_POINTS), key=st.sampled_from(KEYS))
+    def attach_or_change(self, ep_eui, key) -> None:
+        self.wishes[ep_eui] = end_point(ep_eui, key)
+        self.lifecycle.want(ep_eui, mark(ep_eui, key))
+
+    @rule(ep_eui=st.sampled_from(END_POINTS))
+    def detach_or_forget(self, ep_eui) -> None:
+        self.wishes.pop(ep_eui, None)
+        self.lifecycle.want(ep_eui, None)
+
+    # --- base stations come and go ---
+
+    @precondition(lambda self: len(self.lifecycle.connected()) < len(STATIONS))
+    @rule(number=pick, resumes=st.booleans(), remembers=st.booleans(), loses=st.booleans())
+    def connect(self, number, resumes, remembers, loses) -> None:
+        away = [bs_eui for bs_eui in STATIONS if not self.stations[bs_eui].is_connected]
+        bs_eui = away[number % len(away)]
+        station = self.stations[bs_eui]
+        if not (resumes and station.session):
+            station.begin_session()
+        if loses and station.pending and (bs_eui, min(station.pending)) in self.mortal:
+            # An operation that cannot be read back is dropped by the session, and by it alone.
+            lost = station.pending.pop(min(station.pending))
+            station.certain.pop(lost.ep_eui, None)
+        self.let_in(bs_eui, remembers=remembers)
+
+    def let_in(self, bs_eui: int, *, remembers: bool) -> None:
+        station = self.stations[bs_eui]
+        station.is_connected = True
+        is_known = self.known.get(bs_eui) == station.session
+        unanswered = [*station.pending.values(), Status(op_id=-1)]
+        is_new = self.lifecycle.station_connected(bs_eui, station.session, unanswered=unanswered)
+        assert is_new is not is_known
+        if is_new:
+            self.forget_registrations(bs_eui)
+        self.known[bs_eui] = station.session
+        for op_id, message in station.pending.items():
+            self.way(bs_eui, message.ep_eui).add(op_id)
+            if remembers and op_id in station.carried_out:
+                station.outbox.append((op_id, None))
+            else:
+                station.inbox.append(op_id)
+
+    def forget_registrations(self, bs_eui: int) -> None:
+        self.stored = {key: each for key, each in self.stored.items() if key[0] != bs_eui}
+
+    @precondition(lambda self: self.lifecycle.connected())
+    @rule(number=pick)
+    def disconnect(self, number) -> None:
+        connected = self.lifecycle.connected()
+        bs_eui = connected[number % len(connected)]
+        self.lifecycle.station_disconnected(bs_eui)
+        self.cut(bs_eui)
+
+    def cut(self, bs_eui: int) -> None:
+        self.stations[bs_eui].cut()
+        self.unsent = [each for each in self.unsent if each[0] != bs_eui]
+        self.ways = {key: way for key, way in self.ways.items() if key[0] != bs_eui}
+
+    @rule(bs_eui=st.sampled_from(STATIONS))
+    def forget_station(self, bs_eui) -> None:
+        if not self.stations[bs_eui].is_connected:
+            self.stations[bs_eui].session = b""
+            self.known.pop(bs_eui, None)
+            self.forget_registrations(bs_eui)
+            self.lifecycle.forget_station(bs_eui)
+
+    # --- orders ---
+
+    @precondition(lambda self: self.lifecycle.connected())
+    @rule(number=pick, sends=st.booleans())
+    def order(self, number, sends) -> None:
+        connected = self.lifecycle.connected()
+        self.take_order(connected[number % len(connected)], sends=sends)
+
+    def take_order(self, bs_eui: int, *, sends: bool) -> bool:
+        order = self.lifecycle.next_order(bs_eui, now=self.now)
+        if order is None:
+            self.check_that_nothing_is_held_up(bs_eui)
+            return False
+        self.check_that_it_had_to_be_told(bs_eui, order)
+        self.way(bs_eui, order.ep_eui).add(0)
+        wish = self.wishes.get(order.ep_eui)
+        message = detach(eui=order.ep_eui) if wish is None else attach_propagate(wish)
+        self.unsent.append((bs_eui, order, message))
+        if sends:
+            self.send(len(self.unsent) - 1)
+        return True
+
+    def check_that_nothing_is_held_up(self, bs_eui: int) -> None:
+        retry = self.lifecycle.next_retry(bs_eui)
+        assert retry is None or retry > self.now
+        for ep_eui in END_POINTS:
+            state = self.lifecycle.state(bs_eui, ep_eui)
+            is_waited_for = self.way(bs_eui, ep_eui) or (state == "refused" and retry is not None)
+            assert state in (None, "confirmed") or is_waited_for
+
+    def check_that_it_had_to_be_told(self, bs_eui: int, order: Order) -> None:
+        station, ep_eui = self.stations[bs_eui], order.ep_eui
+        assert not self.way(bs_eui, ep_eui), "two operations for one end point"
+        wish = self.wishes.get(ep_eui)
+        assert order.due is (Due.DETACH if wish is None else Due.ATTACH)
+        if wish is not None and not station.is_pending(ep_eui):
+            assert station.certain.get(ep_eui) != mark_of(wish), "it was told that already"
+
+    @precondition(lambda self: self.unsent)
+    @rule(number=pick)
+    def send(self, number) -> None:
+        bs_eui, order, message = self.unsent.pop(number % len(self.unsent))
+        self.lifecycle.sent(bs_eui, order)
+        station = self.stations[bs_eui]
+        station.last_id -= 1
+        station.pending[station.last_id] = replace(message, op_id=station.last_id)
+        station.inbox.append(station.last_id)
+        station.newest[order.ep_eui] = station.last_id
+        self.mortal.add((bs_eui, station.last_id))
+        self.ways[bs_eui, order.ep_eui] = {station.last_id}
+
+    @precondition(lambda self: self.unsent)
+    @rule(number=pick, is_late=st.booleans())
+    def fail_to_send(self, number, is_late) -> None:
+        bs_eui, order, _ = self.unsent.pop(number % len(self.unsent))
+        if is_late:
+            self.lifecycle.sent(bs_eui, order)
+        self.lifecycle.not_sent(bs_eui, order)
+        self.way(bs_eui, order.ep_eui).clear()
+
+    # --- what base stations do about it ---
+
+    @precondition(lambda self: self.received())
+    @rule(number=pick, answers=st.booleans())
+    def carry_out(self, number, answers) -> None:
+        received = self.received()
+        bs_eui, op_id = received[number % len(received)]
+        station = self.stations[bs_eui]
+        station.inbox.remove(op_id)
+        station.carry_out(op_id)
+        if answers:
+            self.give_answer(bs_eui, (op_id, None))
+
+    @precondition(lambda self: self.received())
+    @rule(number=pick, why=st.sampled_from(REFUSALS), answers=st.booleans())
+    def refuse(self, number, why, answers) -> None:
+        received = self.received()
+        bs_eui, op_id = received[number % len(received)]
+        station = self.stations[bs_eui]
+        message = station.pending[op_id]
+        if isinstance(message, AttachPropagate) or message.ep_eui not in station.held:
+            station.inbox.remove(op_id)
+            station.outbox.append((op_id, why))
+            if answers:
+                self.give_answer(bs_eui, (op_id, why))
+        elif why.code != Code.ENOENT:  # that would be a lie
+            station.inbox.remove(op_id)
+            station.outbox.append((op_id, why))
+
+    @precondition(lambda self: self.unanswered())
+    @rule(number=pick)
+    def answer(self, number) -> None:
+        unanswered = self.unanswered()
+        self.give_answer(*unanswered[number % len(unanswered)])
+
+    def give_answer(self, bs_eui: int, outcome: tuple[int, Refused | None]) -> None:
+        station, (op_id, why) = self.stations[bs_eui], outcome
+        station.outbox.remove(outcome)
+        message = station.pending.pop(op_id)
+        self.way(bs_eui, message.ep_eui).discard(op_id)
+        if why is None:
+            self.note_certain(station, message)
+            registration = self.lifecycle.answered(bs_eui, message)
+        else:
+            registration = self.lifecycle.refused(bs_eui, message, why, now=self.now)
+        self.store(registration)
+
+    def note_certain(self, station: Station, message: Told) -> None:
+        ep_eui = message.ep_eui
+        told = mark_of(message) if isinstance(message, AttachPropagate) else None
+        if station.newest.get(ep_eui) == message.op_id:
+            station.certain[ep_eui] = told
+        elif station.certain.get(ep_eui) != told:
+            station.certain.pop(ep_eui, None)
+
+    def store(self, registration: Registration | None) -> None:
+        if registration is not None:
+            self.stored[registration.bs_eui, registration.ep_eui] = registration
+
+    @precondition(lambda self: self.received())
+    @rule(number=pick)
+    def overlook(self, number) -> None:
+        """A base station neither carries it out nor answers."""
+        received = self.received()
+        bs_eui, op_id = received[number % len(received)]
+        self.stations[bs_eui].inbox.remove(op_id)
+
+    @precondition(lambda self: self.unanswered())
+    @rule(number=pick)
+    def forget_to_answer(self, number) -> None:
+        unanswered = self.unanswered()
+        bs_eui, outcome = unanswered[number % len(unanswered)]
+        station, (op_id, why) = self.stations[bs_eui], outcome
+        # Whoever carries out things in the wrong order and does not say so cannot be helped.
+        if why is not None or station.was_in_order(op_id):
+            station.outbox.remove(outcome)
+
+    @precondition(lambda self: self.waited_for())
+    @rule(number=pick)
+    def give_up(self, number) -> None:
+        waited_for = self.waited_for()
+        bs_eui, message = waited_for[number % len(waited_for)]
+        self.way(bs_eui, message.ep_eui).remove(message.op_id)
+        self.stations[bs_eui].certain.pop(message.ep_eui, None)
+        self.store(self.lifecycle.refused(bs_eui, message, TIMED_OUT, now=self.now))
+
+    # --- time and the process ---
+
+    @rule(seconds=st.sampled_from([30.0, 60.0, 3600.0]))
+    def wait(self, seconds) -> None:
+        self.now += seconds
+
+    @rule()
+    def crash(self) -> None:
+        """What was returned is on disk, with the wishes and the sessions."""
+        self.lifecycle = Lifecycle()
+        for bs_eui, session in self.known.items():
+            self.lifecycle.recall_station(bs_eui, session)
+        for ep_eui, wish in self.wishes.items():
+            self.lifecycle.want(ep_eui, mark_of(wish))
+        for registration in self.stored.values():
+            self.lifecycle.recall(registration)
+        self.lifecycle.recalled()
+        self.mortal.clear()
+        for bs_eui, station in self.stations.items():
+            self.cut(bs_eui)
+            # The order of its answers is forgotten with the process. That does no harm where what
+            # is issued again is carried out again.
+            station.carried_out.clear()
+
+    # --- what always holds ---
+
+    @invariant()
+    def counts_are_what_counting_gives(self) -> None:
+        for bs_eui in self.known:
+            states = [self.lifecycle.state(bs_eui, ep_eui) for ep_eui in END_POINTS]
+            counted = Counter(state for state in states if state is not None)
+            expected = {state: counted[state] for state in ("confirmed", "pending", "refused")}
+            assert self.lifecycle.counts(bs_eui) == expected
+            assert self.lifecycle.is_settled(bs_eui) is not bool(counted["pending"])
+
+    @invariant()
+    def standing_says_the_same_as_state(self) -> None:
+        for ep_eui in END_POINTS:
+            for bs_eui, state, why in self.lifecycle.standing(ep_eui):
+                assert state == self.lifecycle.state(bs_eui, ep_eui)
+                assert (why is not None) is (state == "refused")
+
+    @invariant()
+    def what_is_on_its_way_is_not_confirmed(self) -> None:
+        for bs_eui, message in self.waited_for():
+            assert self.lifecycle.state(bs_eui, message.ep_eui) in ("pending", "refused")
+
+    # --- when the dust settles ---
+
+    @rule()
+    def settle(self) -> None:
+        for bs_eui in STATIONS:
+            if not self.stations[bs_eui].is_connected:
+                if not self.stations[bs_eui].session:
+                    self.stations[bs_eui].begin_session()
+                self.let_in(bs_eui, remembers=False)
+        while self.unsent:
+            self.send(0)
+        self.settle_operations()
+        wanted = {ep_eui: mark_of(wish) for ep_eui, wish in self.wishes.items()}
+        for bs_eui, station in self.stations.items():
+            assert station.held == wanted
+            everything = {"confirmed": len(wanted), "pending": 0, "refused": 0}
+            assert self.lifecycle.counts(bs_eui) == everything
+
+    def settle_operations(self) -> None:
+        """All orders are answered positively; what was overlooked or forgotten stays so."""
+        for _ in range(50):
+            while self.received():
+                self.carry_out(0, answers=False)
+            while self.unanswered():
+                self.answer(0)
+            while self.waited_for():
+                self.give_up(0)
+            if not any([self.take_order(bs_eui, sends=True) for bs_eui in STATIONS]):
+                retries = [self.lifecycle.next_retry(bs_eui) for bs_eui in STATIONS]
+                if retries == [None, None]:
+                    return
+                self.now = min(retry for retry in retries if retry is not None)
+        raise AssertionError("the dust does not settle")
+
+    def teardown(self) -> None:
+        self.settle()
+
+
+LifecycleMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
+test_when_the_dust_settles_every_base_station_serves_what_is_wanted = LifecycleMachine.TestCase
