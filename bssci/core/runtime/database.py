@@ -33,7 +33,7 @@ CHECKPOINT_PAGES = 2000
 WAL_LIMIT = 64 * 1024 * 1024
 # What is left of the write-ahead log after a burst. It is room already taken: reused, not freed.
 CACHE_KIB = 16 * 1024
-CACHED_STATEMENTS = 256  # all of ours: some 35 texts of different length for each table
+CACHED_STATEMENTS = 512  # all of ours: some 35 texts of different length for each table
 
 DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 HARMLESS = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CONSTRAINT})
@@ -268,7 +268,10 @@ def _open(path: Path) -> sqlite3.Connection:
 
 _ENDS = "journal ORDER BY row", "uplinks ORDER BY id", "uplinks ORDER BY received_ns"
 _OUTBOX = "uplinks INDEXED BY uplinks_unpublished WHERE published_ns IS NULL ORDER BY id"
-_BOUNDED = "store", "journal", "sessions", "pins"
+_BOUNDED = (
+    *("store", "journal", "sessions", "pins"),
+    *("end_points", "registrations", "base_stations", "silence_clocks"),
+)
 
 
 def _look_for_damage(db: sqlite3.Connection, path: Path, *, was_killed: bool) -> None:

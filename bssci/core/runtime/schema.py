@@ -98,6 +98,115 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) STRICT, WITHOUT ROWID
         """,
     ),
+    (
+        # What is wanted of an end point, and from `uplinks` on what was learned by hearing it:
+        # NULL until then.
+        """
+        CREATE TABLE end_points (
+            ep_eui TEXT PRIMARY KEY,
+            nwk_key BLOB NOT NULL,
+            short_addr INTEGER NOT NULL,
+            bidi INTEGER NOT NULL,
+            dual_chan INTEGER NOT NULL,
+            repetition INTEGER NOT NULL,
+            wide_carr_off INTEGER NOT NULL,
+            long_blk_dist INTEGER NOT NULL,
+            ota INTEGER NOT NULL,
+            name TEXT NOT NULL,
+            tags TEXT NOT NULL,
+            timeout REAL,
+            wanted TEXT NOT NULL,
+            cause TEXT NOT NULL,
+            since_ns INTEGER NOT NULL,
+            is_announced INTEGER NOT NULL,
+            is_warned INTEGER NOT NULL,
+            uplinks INTEGER,
+            last_seen_ns INTEGER,
+            last_cnt INTEGER,
+            last_snr REAL,
+            last_rssi REAL,
+            snr_mean REAL,
+            snr_least REAL,
+            snr_most REAL,
+            snr_squares REAL,
+            rssi_mean REAL,
+            rssi_least REAL,
+            rssi_most REAL,
+            rssi_squares REAL,
+            preferred_bs_eui TEXT,
+            preferred_snr REAL,
+            preferred_ns INTEGER,
+            preferred_messages INTEGER,
+            receivers TEXT,
+            heard_at INTEGER
+        ) STRICT, WITHOUT ROWID
+        """,
+        # What base stations have confirmed outlives the end point: they are still to be told.
+        """
+        CREATE TABLE registrations (
+            bs_eui TEXT NOT NULL,
+            ep_eui TEXT NOT NULL,
+            mark INTEGER,
+            code INTEGER,
+            message TEXT,
+            at_ns INTEGER,
+            PRIMARY KEY (bs_eui, ep_eui)
+        ) STRICT, WITHOUT ROWID
+        """,
+        # Always empty: SQLite deletes by lists of one column only, so those that are to go are
+        # overwritten first and then found here.
+        """
+        CREATE INDEX registrations_gone ON registrations (bs_eui)
+        WHERE mark IS NULL AND code IS NULL
+        """,
+        """
+        CREATE TABLE base_stations (
+            bs_eui TEXT PRIMARY KEY,
+            session BLOB NOT NULL,
+            since_ns INTEGER NOT NULL,
+            address TEXT,
+            name TEXT,
+            vendor TEXT,
+            model TEXT,
+            sw_version TEXT,
+            bidi INTEGER NOT NULL,
+            latitude REAL,
+            longitude REAL,
+            altitude REAL,
+            uplinks INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE silence_clocks (
+            receivers TEXT PRIMARY KEY,
+            watched_ns INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE history (
+            id INTEGER PRIMARY KEY,
+            ep_eui TEXT NOT NULL,
+            at_ns INTEGER NOT NULL,
+            what TEXT NOT NULL,
+            cause TEXT NOT NULL,
+            bs_eui TEXT,
+            code INTEGER,
+            message TEXT NOT NULL
+        ) STRICT
+        """,
+        # Its entries are in the order of (ep_eui, id), so it lists one end point's newest.
+        "CREATE INDEX history_end_point ON history (ep_eui)",
+        # Who was forgotten, in that order: their history stays, but not that of everybody for ever.
+        """
+        CREATE TABLE former_end_points (
+            id INTEGER PRIMARY KEY,
+            ep_eui TEXT NOT NULL UNIQUE
+        ) STRICT
+        """,
+        # The last uplink that the end points know of. There were none before, so nobody missed any.
+        "ALTER TABLE store ADD COLUMN heard_through INTEGER NOT NULL DEFAULT 0",
+        "UPDATE store SET heard_through = last_uplink",
+    ),
 )
 
 

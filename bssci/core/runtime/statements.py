@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from bssci.core.center.receptions import Reception, SettledUplink
 from bssci.core.protocol.codec import decode, encode
 from bssci.core.protocol.errors import BssciError, StorageError
-from bssci.core.protocol.messages import UplinkData
+from bssci.core.protocol.messages import AttachPropagate, DetachPropagate, UplinkData
 from bssci.core.protocol.resume import SessionRecord
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ __all__ = [
     "ROW_SEPARATOR",
     "SESSION_EUIS",
     "UNSETTLED",
+    "UPLINKS_AFTER",
     "Changes",
     "OutboxRow",
     "Row",
@@ -49,6 +50,7 @@ __all__ = [
     "StoredUplink",
     "Tally",
     "eui_text",
+    "execute_rows",
     "outbox_rows",
     "pin",
     "prune",
@@ -131,6 +133,7 @@ LIST_END_POINT = f"""
         WHERE ep_eui = ? AND received_ns >= ? ORDER BY received_ns DESC, id DESC LIMIT ?
     ) ORDER BY received_ns DESC, id DESC
 """
+UPLINKS_AFTER = f"{_LIST} WHERE id > ? ORDER BY id LIMIT ?"
 SESSION_EUIS = "SELECT bs_eui FROM sessions ORDER BY bs_eui LIMIT ?"
 LOAD_SESSION = """
     SELECT bs_eui, version, bs_uuid, sc_uuid, bs_op_id, sc_op_id, pending
@@ -242,8 +245,8 @@ class Changes:
         self._write_journal(db)
         # What is saved is wider than what is dropped.
         for width, rows in groupby(self.sessions, key=len):
-            _execute_rows(db, _DROP_SESSIONS if width == 1 else _SAVE_SESSIONS, list(rows))
-        tally.uplinks = _execute_rows(db, _INSERT_UPLINKS, [_uplink_row(u) for u in self.uplinks])
+            execute_rows(db, _DROP_SESSIONS if width == 1 else _SAVE_SESSIONS, list(rows))
+        tally.uplinks = execute_rows(db, _INSERT_UPLINKS, [_uplink_row(u) for u in self.uplinks])
         tally.unpublished = tally.uplinks
         for run in self.runs:
             told = run.published_ns, run.first, run.last
@@ -256,7 +259,7 @@ class Changes:
         return tally
 
     def _write_journal(self, db: sqlite3.Connection) -> None:
-        _execute_rows(db, _INSERT_JOURNAL, [_journal_row(r) for r in self.receptions])
+        execute_rows(db, _INSERT_JOURNAL, [_journal_row(r) for r in self.receptions])
 
     def _write_notes(self, db: sqlite3.Connection, tally: Tally) -> None:
         # Rows need no note while they are there; it is their deletion that would forget them.
@@ -300,7 +303,7 @@ def prune(
 # --- many rows in one statement -----------------------------------------------------------------
 
 
-def _execute_rows(db: sqlite3.Connection, sql: str, rows: Sequence[Row]) -> int:
+def execute_rows(db: sqlite3.Connection, sql: str, rows: Sequence[Row]) -> int:
     """Run `sql` for all rows in as few statements as can be; how many rows it changed."""
     changed = start = 0
     for size in _sizes(len(rows)):
@@ -362,7 +365,10 @@ def session_row(record: SessionRecord) -> Row:
     Raises:
         LocalProtocolError: a pending operation breaks a rule of its type.
     """
-    payloads = [encode(message) for message in record.pending]
+    payloads = [
+        _encoded(each) if isinstance(each, AttachPropagate | DetachPropagate) else encode(each)
+        for each in record.pending
+    ]
     return (
         eui_text(record.bs_eui),
         record.version,
@@ -374,6 +380,11 @@ def session_row(record: SessionRecord) -> Row:
         max(record.sc_op_id, -MAX_INTEGER),
         b"".join(len(p).to_bytes(LENGTH_OCTETS, "big") + p for p in payloads),
     )
+
+
+# A session is written each time an operation begins or ends, with all those that are on their way;
+# these are the ones that come in thousands.
+_encoded = lru_cache(maxsize=4096)(encode)
 
 
 # --- what rows mean -----------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """What must outlive the process, in one SQLite file: journal, outbox, history, sessions, pins.
 
+What is kept of end points and base stations is in `life_store`, and goes the same way to disk.
+
 The journal is a queue: rows are numbered in the order in which uplinks came, and everything up to
 a watermark is settled. That holds only if rows get to disk in the order of their numbers, which is
 why `append` refuses one that comes late.
@@ -23,6 +25,7 @@ from bssci.core.protocol.errors import StorageError
 from bssci.core.runtime import statements
 from bssci.core.runtime.commit import Committer
 from bssci.core.runtime.database import DamageError, Database
+from bssci.core.runtime.life_store import LifeStore
 from bssci.core.runtime.schema import StoreVersionError
 from bssci.core.runtime.statements import OutboxRow, Run, StoredUplink
 
@@ -114,6 +117,7 @@ class Store:
     Attributes:
         id: 8 hex digits, random, as old as the database.
         set_aside: where a damaged database was moved when this one was begun in its place.
+        life: what is kept of end points and base stations.
     """
 
     def __init__(
@@ -136,6 +140,7 @@ class Store:
         self._damage_met = False
         self._reading = trio.CapacityLimiter(1)
         self._committer = Committer(self._database, self, token)
+        self.life = LifeStore(self._committer, self._read)
 
     def _load_notes(self) -> None:
         try:
@@ -445,7 +450,7 @@ class Store:
     # the books: for the committer alone, see `Ledger`
 
     def has_marks(self) -> bool:
-        return self._damage_met or bool(self._runs)
+        return self._damage_met or bool(self._runs) or self.life.has_marks()
 
     def add_marks(self, changes: Changes) -> None:
         while self._runs and len(changes.runs) < MAX_RUNS:
@@ -454,6 +459,7 @@ class Store:
         step = min(changes.settled_through - self._deleted_through, self._delete_step)
         if step >= min(DELETE_LEAST, self._delete_step):
             changes.delete_through = self._deleted_through + step
+        self.life.add_marks(changes)
 
     def failed(self, changes: Changes, failure: StorageError) -> None:
         # Nobody repeats marks; uplinks are repeated as they are, and must be let in again.
@@ -462,6 +468,7 @@ class Store:
             self._note_damage()
         waiting = self._committer.gathering.changes.uplinks
         self._joined_uplink = waiting[-1].id if waiting else self._last_uplink
+        self.life.failed()
 
     def committed(self, group: Group, tally: Tally) -> None:
         changes = group.changes
@@ -474,6 +481,7 @@ class Store:
             self._last_row = changes.receptions[-1].row
         self._adapt_deletion(group)
         self._extend_tail(changes.uplinks)
+        self.life.committed()
 
     def _adapt_deletion(self, group: Group) -> None:
         if group.is_crowded:
@@ -503,6 +511,7 @@ class Store:
             group.refusal = StorageError("the uplinks are on disk but could not be taken on")
 
     async def _close(self) -> None:
+        self.life.close()
         await self._committer.close()
         await trio.to_thread.run_sync(self._database.close)
 

@@ -97,7 +97,7 @@ def test_an_older_database_is_migrated_and_the_copy_named(path, monkeypatch, cap
     monkeypatch.setattr(module, "migrate", lambda db, path: schema.migrate(db, path, further))
     with contextlib.closing(Database(path)) as database:
         assert database.set_aside is None
-    (copy,) = path.parent.glob("bssci.db.v1-*")
+    (copy,) = path.parent.glob(f"bssci.db.v{len(schema.MIGRATIONS)}-*")
     assert str(copy) in caplog.text
 
 

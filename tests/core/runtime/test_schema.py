@@ -29,7 +29,11 @@ def pragma(db: sqlite3.Connection, name: str) -> object:
 def test_a_new_database_gets_every_table_and_says_whose_it_is(db, path):
     assert migrate(db, path) is None
     tables = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    assert tables == {"store", "journal", "uplinks", "sessions", "pins"}
+    assert tables == {
+        *("store", "journal", "uplinks", "sessions", "pins"),
+        *("end_points", "registrations", "base_stations", "silence_clocks"),
+        *("history", "former_end_points"),
+    }
     assert (pragma(db, "user_version"), pragma(db, "application_id")) == (
         len(MIGRATIONS),
         APPLICATION_ID,
@@ -61,6 +65,25 @@ def test_an_older_database_is_brought_up_to_date_and_a_copy_of_it_kept(db, path)
             [(7,)],
             1,
         )
+
+
+def test_a_database_of_version_1_keeps_all_it_has_and_its_uplinks_count_as_heard(db, path):
+    migrate(db, path, MIGRATIONS[:1])
+    rows = {
+        "journal": (9, "BB", 1, b"s", 0, b"p"),
+        "uplinks": (7, "EE", 5, b"d", 1, 8, None, "{}"),
+        "sessions": ("BB", b"u", b"v", "1.0.0", 1, -2, b""),
+        "pins": ("BB", "AA", 1),
+    }
+    for table, row in rows.items():
+        db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+    db.execute("UPDATE store SET last_row = 9, last_uplink = 7, uplinks = 1, unpublished = 1")
+    (notes,) = db.execute("SELECT * FROM store").fetchall()
+    assert migrate(db, path) is not None
+    assert {table: db.execute(f"SELECT * FROM {table}").fetchall() for table in rows} == {
+        table: [row] for table, row in rows.items()
+    }
+    assert db.execute("SELECT * FROM store").fetchall() == [(*notes, 7)]
 
 
 def test_a_newer_database_is_refused_and_both_versions_are_named(db, path):
