@@ -16,7 +16,7 @@ __all__ = ["Notice", "NoticeKind", "Notices"]
 
 MAX_NOTICES = 1_000  # that a slow watcher may be behind
 
-NoticeKind = Literal["uplink", "station", "service", "gap"]
+NoticeKind = Literal["uplink", "station", "sensor", "downlink", "service", "gap"]
 
 
 @dataclass(frozen=True, slots=True)
