@@ -204,17 +204,17 @@ def _make(
     password = broker.password if broker else None
     replaced = [file, tls.cert_file, tls.key_file, *([password_file] if password else [])]
     certs.refuse_to_overwrite(replaced, force=force)
-    values: dict[str, object] = {"server.eui": _eui_so_far(file) or _new_eui()}
+    values: dict[str, object] = {"server.eui": eui_so_far(file) or new_eui()}
     if broker:
         values |= broker.settings
     certificates = certs.generate(tls, hosts, force=force, use_rsa=use_rsa)
-    _write_gitignore(tls.ca_file.parent)
+    write_gitignore(tls.ca_file.parent)
     (folder / "state").mkdir(mode=0o700, exist_ok=True)
     kept = []
     if password:
         values["mqtt.password_file"] = password_file.relative_to(folder)
-        kept += _replace(password_file, f"{password}\n", mode=0o600)
-    kept += _replace(file, render_config(values), mode=0o644)
+        kept += replace_file(password_file, f"{password}\n", mode=0o600)
+    kept += replace_file(file, render_config(values), mode=0o644)
     config = load_config(file, environ={})
     return Made(file, config.server.eui, config.server.port, certificates, tuple(kept))
 
@@ -232,7 +232,7 @@ def _tls_in(folder: Path) -> Tls:
     )
 
 
-def _eui_so_far(file: Path) -> int | None:
+def eui_so_far(file: Path) -> int | None:
     """The EUI in an sc.toml that is to be replaced. Whatever else is wrong with it is no matter."""
     import tomllib
 
@@ -244,14 +244,14 @@ def _eui_so_far(file: Path) -> int | None:
         return None
 
 
-def _new_eui() -> int:
+def new_eui() -> int:
     """A random EUI64, marked as locally administered and as one of a single device."""
     import secrets
 
     return secrets.randbits(64) & ~(0x03 << 56) | 0x02 << 56
 
 
-def _replace(file: Path, text: str, *, mode: int) -> list[Path]:
+def replace_file(file: Path, text: str, *, mode: int) -> list[Path]:
     """Write a file; gives where the old one is kept, if there was one."""
     from datetime import UTC, datetime
 
@@ -262,7 +262,7 @@ def _replace(file: Path, text: str, *, mode: int) -> list[Path]:
     return kept
 
 
-def _write_gitignore(folder: Path) -> None:
+def write_gitignore(folder: Path) -> None:
     from bssci.core.runtime.files import write_file
 
     file = folder / ".gitignore"

@@ -2,6 +2,7 @@
 
 Precedence: command line > environment > overlay > sc.toml > default. Each of these is read to its
 end, so that one `ConfigError` tells all that is wrong. Nothing here writes; times are in seconds.
+What is changed while the service runs is the work of `overlay`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from bssci.core.runtime.sections import (
     ENVIRONMENT_PREFIX,
     KEYS,
     MASK,
+    RUNTIME_KEYS,
     SECTIONS,
     AutoDetach,
     Config,
@@ -33,6 +35,7 @@ from bssci.core.runtime.sections import (
     Metrics,
     Mqtt,
     Origin,
+    Runtime,
     Sensors,
     Server,
     Status,
@@ -48,6 +51,7 @@ __all__ = [
     "KEYS",
     "MASK",
     "OVERLAY_NAME",
+    "RUNTIME_KEYS",
     "AutoDetach",
     "Config",
     "ConfigError",
@@ -60,15 +64,20 @@ __all__ = [
     "Mqtt",
     "Origin",
     "Problem",
+    "Runtime",
     "Sensors",
     "Server",
     "Status",
     "Store",
     "Tls",
     "describe",
+    "entry",
     "find_config",
     "load_config",
+    "overlay_file",
+    "read_overlay",
     "render_config",
+    "suggestion",
 ]
 
 CONFIG_NAME = "sc.toml"
@@ -125,7 +134,8 @@ def _shown(value: object) -> str:
             return str(value)
 
 
-def _suggestion(name: str, known: Mapping[str, object]) -> str:
+def suggestion(name: str, known: Mapping[str, object]) -> str:
+    """`; did you mean …?`, to follow an unknown name; nothing if none of the known is like it."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
@@ -154,21 +164,24 @@ class _Reader:
 
     def read_file(self, layer: Literal["file", "overlay"], file: Path) -> bool:
         """Take what a file says; False if that cannot be known."""
+        table = self.read_table(layer, file)
+        for section, content in (table or {}).items():
+            self._read_section(section, content, Origin(layer, str(file)))
+        return table is not None
+
+    def read_table(self, layer: Literal["file", "overlay"], file: Path) -> dict[str, object] | None:
+        """What a file says, as it is; an overlay that is not there says nothing."""
         try:
-            table = tomllib.loads(_text(file))
+            return tomllib.loads(_text(file))
         except (FileNotFoundError, NotADirectoryError):
             if layer == "overlay":
-                return True
+                return {}
             self.complain(str(file), "", "does not exist; make one with `bssci init`")
         except tomllib.TOMLDecodeError as error:
             self.complain(str(file), "", f"is not valid TOML: {error}")
         except (OSError, ValueError) as error:
             self.complain(str(file), "", f"cannot be read: {_reason(error)}")
-        else:
-            for section, content in table.items():
-                self._read_section(section, content, Origin(layer, str(file)))
-            return True
-        return False
+        return None
 
     def _read_section(self, section: str, content: object, origin: Origin) -> None:
         if section not in SECTIONS:
@@ -185,7 +198,7 @@ class _Reader:
         homes = [key.full_name for key in KEYS.values() if key.name == section]
         if homes:
             return f"; it belongs into a section: {' or '.join(homes)}"
-        return _suggestion(section, SECTIONS)
+        return suggestion(section, SECTIONS)
 
     def read_environment(self, environ: Mapping[str, str]) -> None:
         variables = {key.variable: key for key in KEYS.values()}
@@ -196,7 +209,7 @@ class _Reader:
                 self.set(variables[name].full_name, text, origin, is_text=True)
             # Only what is clearly meant for us: others may have variables of this prefix, too.
             elif name.startswith(sections):
-                self.complain(name, "", f"is unknown{_suggestion(name, variables)}")
+                self.complain(name, "", f"is unknown{suggestion(name, variables)}")
 
     def read_options(self, options: Mapping[str, object]) -> None:
         for name, value in options.items():
@@ -208,7 +221,7 @@ class _Reader:
         where = origin.where or origin.layer
         key = KEYS.get(name)
         if key is None:
-            self.complain(where, name, f"is unknown{_suggestion(name, KEYS)}")
+            self.complain(where, name, f"is unknown{suggestion(name, KEYS)}")
             return
         try:
             read = key.kind.read_text(str(value)) if is_text else key.kind.read(value)
@@ -225,9 +238,12 @@ class _Reader:
 
     # --- what it comes to ---
 
+    def says(self, layer: str, name: str) -> bool:
+        return name in self._layers.get(layer, {})
+
     def is_broken(self, name: str) -> bool:
         """Somebody tried to set it and failed."""
-        return name in self._layers.get("broken", {})
+        return self.says("broken", name)
 
     def settings(self) -> dict[str, _Setting]:
         """The strongest setting of every key."""
@@ -284,6 +300,7 @@ def load_config(
     *,
     environ: Mapping[str, str] | None = None,
     options: Mapping[str, object] | None = None,
+    overlay: Mapping[str, object] | None = None,
 ) -> Config:
     """Read and check the configuration.
 
@@ -291,6 +308,7 @@ def load_config(
         path: the sc.toml, or the folder it is in; by default the one of `find_config`.
         environ: by default that of this process.
         options: what the command line says, by `section.name`; texts are read like the environment.
+        overlay: what the overlay would say, by `section.name`; by default what it does say.
 
     Raises:
         ConfigError: with everything that is wrong.
@@ -304,7 +322,7 @@ def load_config(
     is_read = reader.read_file("file", file)
     reader.read_environment(environ)
     reader.read_options(options or {})
-    _read_overlay(reader)
+    _take_overlay(reader, overlay)
     _read_password(reader)
     settings = reader.settings()
     if is_read:
@@ -316,17 +334,46 @@ def load_config(
     return _config(settings, file)
 
 
-def _read_overlay(reader: _Reader) -> None:
+def _take_overlay(reader: _Reader, overlay: Mapping[str, object] | None) -> None:
     """What was changed while the service ran lies beside the database."""
     database = reader.settings()["store.path"].value
     assert isinstance(database, Path)
     if reader.is_broken("store.path"):
         return
-    overlay = database.parent / OVERLAY_NAME
-    reader.read_file("overlay", overlay)
-    setting = reader.settings()["store.path"]
-    if setting.origin.layer == "overlay":
-        reader.complain(str(overlay), "store.path", "cannot be set here, beside the database")
+    file = database.with_name(OVERLAY_NAME)
+    if overlay is None:
+        reader.read_file("overlay", file)
+    else:
+        for name, value in overlay.items():
+            reader.set(name, value, Origin("overlay", str(file)), is_text=False)
+    # Also if something stronger hides it: that may be gone tomorrow.
+    if reader.says("overlay", "store.path"):
+        what = f"cannot be set here, beside the database; set it in {CONFIG_NAME}"
+        reader.complain(str(file), "store.path", what)
+
+
+def overlay_file(config: Config) -> Path:
+    """Where what is changed at runtime is kept: beside the database."""
+    return config.store.path.with_name(OVERLAY_NAME)
+
+
+def read_overlay(file: Path) -> dict[str, object]:
+    """What an overlay says, by `section.name`, unchecked; nothing if there is none.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    reader = _Reader(file.parent)
+    table = reader.read_table("overlay", file)
+    if table is None:
+        raise ConfigError(reader.problems)
+    found: dict[str, object] = {}
+    for section, content in table.items():
+        if isinstance(content, dict):
+            found |= {f"{section}.{name}": value for name, value in content.items()}
+        else:
+            found[section] = content
+    return found
 
 
 def _read_password(reader: _Reader) -> None:
@@ -418,6 +465,19 @@ def describe(config: Config, *, reveal: bool = False) -> Iterator[tuple[Key, obj
     for name, key in KEYS.items():
         value = getattr(getattr(config, key.section), key.name)
         yield key, key.shown(value, reveal=reveal), config.origins.get(name, Origin("default"))
+
+
+def entry(key: Key, value: object, origin: Origin) -> dict[str, object]:
+    """What `describe` tells of a key, as listings for programs have it."""
+    return {
+        "key": key.full_name,
+        "value": value,
+        "origin": str(origin),
+        "default": None if key.is_required else key.shown(key.default),
+        "help": key.help,
+        "secret": key.is_secret,
+        "runtime": key.runtime is not None,
+    }
 
 
 _HEADER = """\

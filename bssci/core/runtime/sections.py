@@ -2,13 +2,14 @@
 
 Reading, checking, the commented sc.toml, the names of environment variables and what may be shown
 all come from the section classes below. A bare type says what a value may be (a `Path` is a path);
-where it says too little, a `Kind` stands beside it. A field that is left out of `repr` is a secret.
-Times are in seconds.
+where it says too little, a `Kind` stands beside it. `Runtime` marks what a running service takes
+over; all else needs a restart. A field that is left out of `repr` is a secret. Times are seconds.
 """
 
 from __future__ import annotations
 
 from dataclasses import MISSING, Field, dataclass, field, fields
+from enum import Enum
 from pathlib import Path
 from types import MappingProxyType, NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Literal, get_args, get_origin, get_type_hints
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KEYS",
     "MASK",
+    "RUNTIME_KEYS",
     "SECTIONS",
     "AutoDetach",
     "Config",
@@ -45,6 +47,7 @@ __all__ = [
     "Metrics",
     "Mqtt",
     "Origin",
+    "Runtime",
     "Sensors",
     "Server",
     "Status",
@@ -62,6 +65,17 @@ Count = Annotated[int, Whole(1, 10**9)]
 Name = Annotated[str, Text(may_be_empty=False)]
 Seconds = Annotated[float, Duration()]
 SecondsOrNone = Annotated[float, Duration(above=-1)]
+
+
+class Runtime(Enum):
+    """How a running service takes a change over. The value is what the help of a key says of it."""
+
+    AT_ONCE = ""
+    NEXT_CONNECTION = "A change applies to new connections."
+
+
+AT_ONCE = Runtime.AT_ONCE
+NEXT_CONNECTION = Runtime.NEXT_CONNECTION
 
 
 # --- what can be set ---
@@ -97,20 +111,32 @@ class Server:
     max_half_open_per_address: Annotated[Count, "The same, from one address."] = 100
     handshake_timeout: Annotated[
         Seconds,
+        NEXT_CONNECTION,
         "From TCP accept to the end of the connect. Embedded TLS is slow.",
     ] = 30.0
-    idle_ping: Annotated[Seconds, "A base station that is silent for so long is pinged."] = 20.0
+    idle_ping: Annotated[
+        Seconds, NEXT_CONNECTION, "A base station that is silent for so long is pinged."
+    ] = 20.0
     idle_timeout: Annotated[
-        Seconds, "A connection that is silent for so long is closed. Longer than idle_ping."
+        Seconds,
+        NEXT_CONNECTION,
+        "A connection that is silent for so long is closed. Longer than idle_ping.",
     ] = 60.0
     write_timeout: Annotated[
-        Seconds, "How long a base station may take to accept what we send; then it is closed."
+        Seconds,
+        NEXT_CONNECTION,
+        "How long a base station may take to accept what we send; then it is closed.",
     ] = 10.0
     operation_timeout: Annotated[
-        Seconds, "How long a base station may take to answer one of our operations."
+        Seconds,
+        NEXT_CONNECTION,
+        "How long a base station may take to answer one of our operations.",
     ] = 30.0
     max_frame: Annotated[
-        int, Size(), "The longest message accepted from a base station. Longer ones end it."
+        int,
+        Size(),
+        NEXT_CONNECTION,
+        "The longest message accepted from a base station. Longer ones end it.",
     ] = 1048576
 
 
@@ -119,13 +145,16 @@ class Tls:
     """The certificates of this Service Center, and what is asked of those of base stations."""
 
     cert_file: Annotated[
-        Path, "Certificate of this Service Center, PEM. `bssci certs gen` makes it."
+        Path,
+        NEXT_CONNECTION,
+        "Certificate of this Service Center, PEM. `bssci certs gen` makes it.",
     ] = Path("certs/service_center_cert.pem")
-    key_file: Annotated[Path, "Private key of that certificate, PEM, not encrypted."] = Path(
-        "certs/service_center_key.pem"
-    )
+    key_file: Annotated[
+        Path, NEXT_CONNECTION, "Private key of that certificate, PEM, not encrypted."
+    ] = Path("certs/service_center_key.pem")
     ca_file: Annotated[
         Path,
+        NEXT_CONNECTION,
         "Certificates of the authorities that base stations' certificates must come from, PEM. "
         "`bssci certs` signs with ca_key.pem in the same folder.",
     ] = Path("certs/ca_cert.pem")
@@ -137,7 +166,9 @@ class Tls:
         '"require": the certificate must name the base station. "chain": any certificate of the '
         "authority will do.",
     ] = "match"
-    min_version: Annotated[Literal["1.2", "1.3"], "The oldest version of TLS accepted."] = "1.2"
+    min_version: Annotated[
+        Literal["1.2", "1.3"], NEXT_CONNECTION, "The oldest version of TLS accepted."
+    ] = "1.2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +219,7 @@ class Mqtt:
     key_file: Annotated[Path | None, "Private key of that certificate, PEM."] = None
     legacy_topics: Annotated[
         bool,
-        "Also listen on the topics of the earlier service: EP/+/cmd and EP/+/cmd/. Not in use yet.",
+        "Also listen on the topics of the earlier service: EP/+/cmd and EP/+/cmd/.",
     ] = True
     max_inflight: Annotated[
         int,
@@ -212,11 +243,13 @@ class Store:
     keep_uplinks: Annotated[
         float,
         Duration(above=-1, spelled=True),
+        AT_ONCE,
         "How long uplinks are kept after they were published.",
     ] = 30 * 86400.0
     min_free: Annotated[
         int,
         Size(),
+        AT_ONCE,
         "Warn when less is free on that disk. When it is full, uplinks are refused, so that base "
         "stations keep them.",
     ] = 100_000_000
@@ -228,17 +261,22 @@ class Dedup:
 
     delay: Annotated[
         SecondsOrNone,
+        AT_ONCE,
         "From the first reception until the uplink is published. Receptions in this time are told "
         "with it, and the best one is chosen.",
     ] = 2.0
     early: Annotated[
-        bool, "Publish as soon as every base station that usually hears this sensor has reported."
+        bool,
+        AT_ONCE,
+        "Publish as soon as every base station that usually hears this sensor has reported.",
     ] = True
     memory: Annotated[
-        Seconds, "How long a late copy is still recognised. Not shorter than delay."
+        Seconds, AT_ONCE, "How long a late copy is still recognised. Not shorter than delay."
     ] = 600.0
     max_remembered: Annotated[
-        Count, "Uplinks that are remembered for this, at most; the oldest are forgotten first."
+        Count,
+        AT_ONCE,
+        "Uplinks that are remembered for this, at most; the oldest are forgotten first.",
     ] = 1_000_000
 
 
@@ -248,6 +286,7 @@ class Sensors:
 
     unknown: Annotated[
         Literal["publish", "drop"],
+        AT_ONCE,
         'Uplinks of sensors that are not registered: "publish" or "drop" them. They are '
         "acknowledged and counted in any case.",
     ] = "publish"
@@ -255,16 +294,16 @@ class Sensors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AutoDetach:
-    """Sensors that are not heard any more are warned about, then detached. Not in use yet."""
+    """Sensors that are not heard any more are warned about, then detached."""
 
-    enabled: Annotated[bool, "Detach sensors for inactivity."] = True
-    timeout: Annotated[Seconds, "Silence after which a sensor is detached."] = 259200
+    enabled: Annotated[bool, AT_ONCE, "Detach sensors for inactivity."] = True
+    timeout: Annotated[Seconds, AT_ONCE, "Silence after which a sensor is detached."] = 259200
     warning_timeout: Annotated[
-        Seconds, "Silence after which a warning is published. Shorter than timeout."
+        Seconds, AT_ONCE, "Silence after which a warning is published. Shorter than timeout."
     ] = 129600
-    check_interval: Annotated[Seconds, "Time between two checks."] = 3600
+    check_interval: Annotated[Seconds, AT_ONCE, "Time between two checks."] = 3600
     reattach: Annotated[
-        bool, "A sensor that was detached for inactivity and is heard is attached again."
+        bool, AT_ONCE, "A sensor that was detached for inactivity and is heard is attached again."
     ] = True
 
 
@@ -274,6 +313,7 @@ class Status:
 
     interval: Annotated[
         Seconds,
+        AT_ONCE,
         "Between two status requests to a base station; the first comes 2 s after its connect. It "
         "also tells the error of the base station's clock.",
     ] = 300
@@ -283,13 +323,13 @@ class Status:
 class Downlinks:
     """Messages that wait for sensors. Not in use yet."""
 
-    lifetime: Annotated[Seconds, "A downlink that was not sent by then expires."] = 86400
-    max_per_sensor: Annotated[Count, "Downlinks that may wait for one sensor."] = 100
+    lifetime: Annotated[Seconds, AT_ONCE, "A downlink that was not sent by then expires."] = 86400
+    max_per_sensor: Annotated[Count, AT_ONCE, "Downlinks that may wait for one sensor."] = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Control:
-    """How the command line reaches the running service. Not in use yet."""
+    """How the command line reaches the running service."""
 
     socket: Annotated[
         Path, "Unix socket of the running service; only its user can open it (mode 0600)."
@@ -311,6 +351,7 @@ class Log:
 
     level: Annotated[
         Literal["debug", "info", "warning", "error"],
+        AT_ONCE,
         'The least severe kind that is logged; "debug" tells every message.',
     ] = "info"
     format: Annotated[
@@ -395,6 +436,7 @@ class Key:
         default: as in `Config`; None with `is_required`, or for a path that is not set.
         help: what it means, in whole sentences.
         is_secret: never shown, logged or listed.
+        runtime: how a running service takes a change over; None: it needs a restart.
     """
 
     section: str
@@ -404,6 +446,7 @@ class Key:
     help: str
     is_required: bool
     is_secret: bool
+    runtime: Runtime | None
 
     @property
     def full_name(self) -> str:
@@ -440,15 +483,17 @@ def _key(section: str, declared: Field[object], hint: object) -> Key:
     base, *marks = get_args(hint)
     kinds = [mark for mark in marks if isinstance(mark, Kind)]
     (words,) = [mark for mark in marks if isinstance(mark, str)]
+    runtime = next((mark for mark in marks if isinstance(mark, Runtime)), None)
     is_required = declared.default is MISSING
     return Key(
         section,
         declared.name,
         kinds[0] if kinds else _kind(base),
         None if is_required else declared.default,
-        words,
+        f"{words} {runtime.value if runtime else ''}".rstrip(),
         is_required,
         not declared.repr,
+        runtime,
     )
 
 
@@ -464,3 +509,6 @@ def _kind(base: object) -> Kind:
 
 KEYS: Mapping[str, Key] = MappingProxyType({key.full_name: key for key in _keys()})
 """Everything that can be set, by `section.name`, in the order of sc.toml."""
+
+RUNTIME_KEYS = frozenset(name for name, key in KEYS.items() if key.runtime is not None)
+"""What a running service takes over, without a restart."""

@@ -17,9 +17,13 @@ from bssci.core.runtime.config import (
     Store,
     Tls,
     describe,
+    entry,
     find_config,
     load_config,
+    overlay_file,
+    read_overlay,
     render_config,
+    suggestion,
 )
 
 EUI = '[server]\neui = "70B3D59CD0000001"\n'
@@ -361,13 +365,47 @@ def test_a_value_that_cannot_be_read_is_not_compared(write):
 def test_the_overlay_cannot_move_itself(write):
     file = write(EUI)
     overlay = write('[store]\npath = "other"\n', "state/overrides.toml")
-    assert problems(file) == [f"{overlay}: store.path: cannot be set here, beside the database"]
+    words = f"{overlay}: store.path: cannot be set here, beside the database; set it in sc.toml"
+    assert problems(file) == [words]
+    # What hides it today may be gone tomorrow.
+    assert problems(file, {"BSSCI_STORE_PATH": "state/bssci.db"}) == [words]
 
 
 def test_a_broken_overlay_is_named(write):
     file = write(EUI)
     overlay = write("[", "state/overrides.toml")
     assert problems(file)[0].startswith(f"{overlay}: is not valid TOML")
+
+
+def test_an_overlay_can_be_tried_before_it_is_there(write, folder):
+    file = write(EUI)
+    overlay = write('[log]\nlevel = "debug"\n', "state/overrides.toml")
+    config = load_config(file, environ={}, overlay={"server.port": 1})
+    assert (config.server.port, config.log.level) == (1, "info")
+    assert config.origins["server.port"] == Origin("overlay", str(overlay))
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, environ={}, overlay={"server.port": "x", "port": 1})
+    assert [str(problem) for problem in caught.value.problems] == [
+        f'{overlay}: server.port: found "x", expected a whole number from 0 to 65535',
+        f"{overlay}: port: is unknown; did you mean mqtt.port?",
+    ]
+
+
+def test_an_overlay_is_read_as_it_is(write, folder):
+    overlay = write('log = 5\n[mqtt]\nport = "x"\nname = "y"\n', "state/overrides.toml")
+    assert read_overlay(overlay) == {"log": 5, "mqtt.port": "x", "mqtt.name": "y"}
+    assert read_overlay(folder / "nothing.toml") == {}
+
+
+def test_an_overlay_lies_beside_the_database(write, folder):
+    config = load(write(EUI + '[store]\npath = "elsewhere/other.db"'))
+    assert overlay_file(config) == folder / "elsewhere/overrides.toml"
+
+
+def test_an_overlay_that_cannot_be_read_is_an_error(write):
+    overlay = write("[", "state/overrides.toml")
+    with pytest.raises(ConfigError, match="is not valid TOML"):
+        read_overlay(overlay)
 
 
 def test_an_error_has_the_exit_code_of_a_configuration_and_one_line_a_problem():
@@ -419,6 +457,35 @@ def test_everything_is_shown_with_its_origin_and_secrets_are_masked(write):
     assert shown["store.keep_uplinks"] == ("30d", Origin("default"))
     revealed = {key.full_name: value for key, value, _ in describe(config, reveal=True)}
     assert revealed["mqtt.password"] == "hunter2"
+
+
+def test_programs_are_told_all_about_a_setting(write):
+    file = write(EUI + '[mqtt]\nusername = "u"\npassword = "hunter2"\n')
+    entries = {each[0].full_name: entry(*each) for each in describe(load(file))}
+    assert entries["mqtt.password"] == {
+        "key": "mqtt.password",
+        "value": "****",
+        "origin": str(file),
+        "default": "",
+        "help": KEYS["mqtt.password"].help,
+        "secret": True,
+        "runtime": False,
+    }
+    assert entries["log.level"] == {
+        "key": "log.level",
+        "value": "info",
+        "origin": "default",
+        "default": "info",
+        "help": KEYS["log.level"].help,
+        "secret": False,
+        "runtime": True,
+    }
+    assert (entries["server.eui"]["default"], entries["log.file"]["default"]) == (None, "")
+
+
+def test_an_unknown_name_is_like_a_known_one_or_not():
+    assert suggestion("server.prot", KEYS) == "; did you mean server.port?"
+    assert suggestion("xyz", KEYS) == ""
 
 
 def test_what_was_not_read_from_a_file_is_shown_as_default():

@@ -4,7 +4,17 @@ from pathlib import Path
 import pytest
 
 from bssci.core.runtime import sections
-from bssci.core.runtime.sections import KEYS, MASK, SECTIONS, Config, Mqtt, Origin, Server
+from bssci.core.runtime.sections import (
+    KEYS,
+    MASK,
+    RUNTIME_KEYS,
+    SECTIONS,
+    Config,
+    Mqtt,
+    Origin,
+    Runtime,
+    Server,
+)
 
 
 def test_every_section_of_a_config_is_in_the_table():
@@ -44,6 +54,52 @@ def test_a_secret_is_shown_masked_unless_it_is_revealed_or_not_set():
         "hunter2",
         "",
     )
+
+
+def test_what_a_running_service_takes_over_is_part_of_the_contract():
+    by_time = {
+        when: {name for name, key in KEYS.items() if key.runtime is when} for when in Runtime
+    }
+    assert by_time == {
+        Runtime.AT_ONCE: {
+            "store.keep_uplinks",
+            "store.min_free",
+            "dedup.delay",
+            "dedup.early",
+            "dedup.memory",
+            "dedup.max_remembered",
+            "sensors.unknown",
+            "auto_detach.enabled",
+            "auto_detach.timeout",
+            "auto_detach.warning_timeout",
+            "auto_detach.check_interval",
+            "auto_detach.reattach",
+            "status.interval",
+            "downlinks.lifetime",
+            "downlinks.max_per_sensor",
+            "log.level",
+        },
+        Runtime.NEXT_CONNECTION: {
+            "server.handshake_timeout",
+            "server.idle_ping",
+            "server.idle_timeout",
+            "server.write_timeout",
+            "server.operation_timeout",
+            "server.max_frame",
+            "tls.cert_file",
+            "tls.key_file",
+            "tls.ca_file",
+            "tls.min_version",
+        },
+    }
+    assert by_time[Runtime.AT_ONCE] | by_time[Runtime.NEXT_CONNECTION] == RUNTIME_KEYS
+
+
+def test_what_waits_for_the_next_connection_says_so():
+    words = Runtime.NEXT_CONNECTION.value
+    assert {name for name, key in KEYS.items() if words in key.help} == {
+        name for name, key in KEYS.items() if key.runtime is Runtime.NEXT_CONNECTION
+    }
 
 
 def test_values_are_shown_as_they_are_written():
