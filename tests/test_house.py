@@ -43,19 +43,33 @@ WORLD = {
 PARTS = {
     "authority": {"files", "tls"},
     "config": {"kinds", "sections"},
+    "overlay": {"config", "files", "sections"},
     "sections": {"kinds"},
     "database": {"schema", "statements"},
     "commit": {"database", "schema", "statements"},
     "statements": {"schema"},
-    "store": {"commit", "database", "schema", "statements"},
+    "life_store": {"commit", "life_statements", "statements"},
+    "life_statements": {"statements"},
+    "store": {"commit", "database", "life_statements", "life_store", "schema", "statements"},
     "link": {"tap"},
-    "desk": {"config", "link", "tls"},
+    "client": {"feed", "websocket"},
+    "control": {"subscriptions", "unix_socket", "websocket"},
+    "subscriptions": {"feed"},
+    "desk": {"config", "life", "link", "propagation", "tls"},
+    "inactivity": {"life"},
+    "sensors": {"imports", "inactivity", "life"},
+    "orders": {"sensors"},
+    "methods": {"config", "life", "link", "sensors", "tls"},
+    "setup": {"config", "link", "mqtt", "tls"},
     "server": {"direct_stream", "link", "tls_stream"},
     "holdings": {"station_events"},
     "station": {"deliveries", "holdings", "station_events", "tls_stream"},
 }
 
-HEAVY = ["cryptography", "msgpack", "paho", "rich", "sqlite3", "ssl", "trio", "asyncio", "tomli_w"]
+HEAVY = [
+    "cryptography", "msgpack", "paho", "rich", "sqlite3", "ssl", "trio", "asyncio", "tomli_w",
+    "trio_websocket", "wsproto",
+]  # fmt: skip
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:

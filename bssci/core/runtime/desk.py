@@ -36,15 +36,18 @@ from bssci.core.protocol.messages import (
 )
 from bssci.core.runtime import tls
 from bssci.core.runtime.link import Certified, Link, Peer, Refusal
+from bssci.core.runtime.propagation import Turns, propagate
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Sequence
 
+    from bssci.core.center.records import StationRecord
     from bssci.core.center.registry import Registry
     from bssci.core.protocol.events import Connected, Refused, Requested
     from bssci.core.protocol.resume import SessionRecord
     from bssci.core.runtime.config import Config
+    from bssci.core.runtime.life import Life
 
 __all__ = ["Center", "Desk", "Journal", "Queue"]
 
@@ -63,6 +66,7 @@ class Center(Protocol):
     config: Config
     registry: Registry
     ssl_context: ssl.SSLContext
+    life: Life
 
     def station_changed(self, bs_eui: int) -> None:
         """A base station has come or gone."""
@@ -124,8 +128,10 @@ class Desk:
         self._center = center
         self._config = center.config
         self._registry = center.registry
+        self._life = center.life
         self._store = store
         self._settlement = settlement
+        self._turns = Turns()
         self.load_session = store.load_session
         self.save_session = store.save_session
         self.drop_session = store.drop_session
@@ -167,18 +173,33 @@ class Desk:
             link.peer.subject,
             extra=link.who(),
         )
+        self._life.station_connected(self._record(link), unanswered=link.unanswered())
         self._center.station_changed(link.bs_eui)
 
     def link_down(self, link: Link, reason: str) -> None:
         logger.info("base station disconnected: %s", reason, extra=link.who())
         self._registry.station_disconnected(link.bs_eui, since_ns=time.time_ns())
+        self._life.station_disconnected(self._record(link))
         self._settlement.station_gone(link.bs_eui)
         self._center.station_changed(link.bs_eui)
+
+    def _record(self, link: Link) -> StationRecord:
+        return self._registry.record(link.bs_eui, link.response.sn_sc_uuid)
 
     # --- while it is connected ---
 
     async def attend(self, link: Link) -> None:
-        """Ask it how it is: soon after the connect, and then now and again."""
+        """Tell it what is due, and ask it how it is."""
+        answer_timeout = self._center.config.server.operation_timeout
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._ask_status, link)
+            await propagate(link, self._life, turns=self._turns, answer_timeout=answer_timeout)
+
+    def note_outcomes(self, link: Link, outcomes: Sequence[Answered | Refused]) -> None:
+        self._life.take_outcomes(link.bs_eui, outcomes)
+
+    async def _ask_status(self, link: Link) -> None:
+        """How it is: soon after the connect, and then now and again."""
         await trio.sleep(FIRST_STATUS)
         while True:
             sent_ns = time.time_ns()
@@ -188,7 +209,7 @@ class Desk:
                 logger.warning("base station gives no status: %s", error, extra=link.who())
             else:
                 self._take_status(link, response, sent_ns)
-            await trio.sleep(self._config.status.interval)
+            await trio.sleep(self._center.config.status.interval)
 
     def _take_status(self, link: Link, response: Message, sent_ns: int) -> None:
         assert isinstance(response, StatusResponse)

@@ -191,6 +191,14 @@ class Doors(Protocol):
         """The base station has our response to this."""
         ...
 
+    def note_outcomes(self, link: Link, outcomes: Sequence[Answered | Refused]) -> None:
+        """What the base station says to operations of ours, waited for or not.
+
+        What must be on disk with it is handed to the store before this returns: next comes the
+        session, in which these operations are over.
+        """
+        ...
+
     def take_answer(self, link: Link, outcome: Answered | Refused) -> None:
         """An answer that nobody waits for any more: after a time-out, or after a resume."""
         ...
@@ -322,6 +330,10 @@ class Link:
         """The connect is complete and the end has not begun."""
         return self._is_open and self._ending is None
 
+    def unanswered(self) -> tuple[Message, ...]:
+        """Our operations that lack an answer; after a resume, those that were issued again."""
+        return self._session.record().pending
+
     async def call(self, message: Message) -> Message:
         """Carry out an operation of ours; the base station's response.
 
@@ -444,7 +456,8 @@ class Link:
         # What the session says by itself waits with the rest: a completion tells the base station
         # that we have its answer, and that must be on disk first.
         spoken = self._session.data_to_send()
-        if any(isinstance(event, Answered | Refused) for event in events):
+        if outcomes := [event for event in events if isinstance(event, Answered | Refused)]:
+            self._doors.note_outcomes(self, outcomes)
             await self._save_outcomes()
         for is_uplinks, group in groupby(events, _is_uplink):
             if is_uplinks:

@@ -9,42 +9,62 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import resource
 import time
 from collections import Counter, deque
-from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import trio
 
 from bssci import __version__
+from bssci.core.center.answers import Answers
+from bssci.core.center.commands import Inbox, subscriptions
 from bssci.core.center.dedup import Deduplicator
-from bssci.core.center.registry import BaseStation, Registry
+from bssci.core.center.registry import Registry
 from bssci.core.center.topics import Publication, Topics
 from bssci.core.protocol.errors import (
     BssciError,
     StorageError,
 )
 from bssci.core.protocol.eui import format_eui
-from bssci.core.runtime import tls
-from bssci.core.runtime.config import describe
+from bssci.core.runtime import overlay
+from bssci.core.runtime.config import RUNTIME_KEYS, describe
+from bssci.core.runtime.control import describe_methods, serve_control
 from bssci.core.runtime.desk import Desk
-from bssci.core.runtime.link import Limits, Refusal
-from bssci.core.runtime.mqtt import BrokerLink, BrokerSettings, Outgoing
+from bssci.core.runtime.files import write_file
+from bssci.core.runtime.inactivity import Inactivity
+from bssci.core.runtime.life import Life
+from bssci.core.runtime.methods import find, methods, service_info
+from bssci.core.runtime.mqtt import BrokerLink, Outgoing
 from bssci.core.runtime.notices import Notices
+from bssci.core.runtime.orders import Orders
+from bssci.core.runtime.sensors import Sensors
 from bssci.core.runtime.server import BaseStationServer
 from bssci.core.runtime.settle import Settlement
+from bssci.core.runtime.setup import (
+    absent,
+    broker_settings,
+    limits,
+    nanoseconds,
+    patience,
+    raise_file_limit,
+    server_context,
+)
+from bssci.core.runtime.sheets import write_sheet
 from bssci.core.runtime.store import Store, open_store
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
+    from bssci.core.center.happenings import Happening
     from bssci.core.center.receptions import Reception, SettledUplink
     from bssci.core.protocol.messages import (
         StatusResponse,
     )
     from bssci.core.runtime.config import Config
+    from bssci.core.runtime.link import Refusal
 
 __all__ = ["ServiceCenter", "StartError", "shown_uplink"]
 
@@ -69,10 +89,23 @@ OWN_FILES = 200
 
 MAX_REFUSALS = 1_000  # remembered for showing
 
-# The keys that a reload applies; all others need a restart.
-APPLIED_BY_RELOAD = frozenset(
-    {"tls.cert_file", "tls.key_file", "tls.ca_file", "tls.min_version", "log.level"}
-)
+# What happens to sensors and is worth a line in the log. Confirmations are not: ten thousand
+# sensors at fifty base stations are half a million of them.
+TOLD = {
+    "added": logging.INFO,
+    "attach": logging.INFO,
+    "detach": logging.INFO,
+    "auto_detached": logging.WARNING,
+    "warning": logging.WARNING,
+    "attach_failed": logging.WARNING,
+    "removed": logging.INFO,
+}
+
+TLS_KEYS = frozenset({"tls.cert_file", "tls.key_file", "tls.ca_file", "tls.min_version"})
+
+RATE_SPAN = 60.0  # seconds over which the rate of receptions is a mean
+
+KEEP_UNDO = "cleared"  # begins the name of the file that brings cleared sensors back
 
 
 class StartError(BssciError):
@@ -106,15 +139,22 @@ class ServiceCenter:
         self.refused: Counter[str] = Counter()
         self.ssl_context: ssl.SSLContext
         self._topics = Topics(config.mqtt.base_topic)
+        self._answers = Answers(config.mqtt.base_topic)
         self._stopping = trio.Event()
         self._stopped = trio.Event()
         self._progress = trio.Event()
         self._since_ns = time.time_ns()
+        self._marks: deque[tuple[float, int]] = deque(maxlen=int(RATE_SPAN) + 1)
         self._earlier: frozenset[int] = frozenset()
         self.notices = Notices()
         self._broker: BrokerLink | None = None
         self._store: Store
         self._settlement: Settlement
+        self._dedup: Deduplicator
+        self.life: Life
+        self.inactivity: Inactivity
+        self.sensors: Sensors
+        self._orders: Orders
         self._server: BaseStationServer
 
     async def run(self, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
@@ -123,13 +163,14 @@ class ServiceCenter:
         Raises:
             StartError: it cannot start; says what, where and what to do.
         """
-        _raise_file_limit(self.config.server.max_connections + OWN_FILES)
+        raise_file_limit(self.config.server.max_connections + OWN_FILES)
         async with contextlib.AsyncExitStack() as rooms:
             listeners = await self._compose(rooms)
             async with trio.open_nursery() as inside:
                 await self._open_inside(inside)
                 async with trio.open_nursery() as doors:
                     await doors.start(self._server.serve, listeners)
+                    await doors.start(self._serve_control)
                     self._tell_start()
                     task_status.started(self.port)
                     await self._stopping.wait()
@@ -152,18 +193,47 @@ class ServiceCenter:
         await self._stopped.wait()
 
     def reload(self, config: Config) -> None:
-        """Take certificates (from the next connection on) and log level from a new configuration.
+        """Take from a new configuration what needs no restart, and read the certificates again.
 
         Raises:
             CertificateError: they cannot be used; everything stays as it was.
         """
-        self.ssl_context = _server_context(config)
-        logging.getLogger().setLevel(config.log.level.upper())
+        self.ssl_context = server_context(config)
         logger.info("certificates are read again and used from the next connection on")
-        if waiting := sorted(_changed(self.config, config) - APPLIED_BY_RELOAD):
+        if waiting := sorted(changed_keys(self.config, config) - RUNTIME_KEYS):
             logger.warning("changed, but needs a restart: %s", ", ".join(waiting))
-        reloaded_tls = replace(config.tls, identity=self.config.tls.identity)
-        self.config = replace(self.config, tls=reloaded_tls)
+        self._adopt(config)
+
+    def change_settings(self, values: Mapping[str, object]) -> dict[str, object]:
+        """Change what is set, in the overlay; what needs no restart holds from now on.
+
+        Raises:
+            ConfigError: says everything that is wrong; nothing is changed.
+            StorageError: it could not be written.
+        """
+        contexts: list[ssl.SSLContext] = []
+
+        def check(wanted: Config) -> None:
+            """A certificate that cannot be used is not kept."""
+            if TLS_KEYS & values.keys():
+                contexts.append(server_context(wanted))
+
+        config, changes = overlay.change(self.config, values, check=check)
+        if contexts:
+            self.ssl_context = contexts[0]
+        self._adopt(config)
+        self.notices.tell("service", {"event": "settings", "keys": sorted(values)})
+        return changes.as_json()
+
+    def _adopt(self, config: Config) -> None:
+        """What is asked of the configuration each time follows by itself; the rest is told."""
+        self.config = adopted = overlay.adopt(self.config, config)
+        logging.getLogger().setLevel(adopted.log.level.upper())
+        self._settlement.configure(drop_unknown=adopted.sensors.unknown == "drop")
+        self._dedup.configure(**_dedup_settings(adopted))
+        self._server.limits = limits(adopted)
+        self.life.limits = patience(adopted)
+        self.inactivity.look_soon()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -199,58 +269,132 @@ class ServiceCenter:
             for each in stored
         ]
 
+    @property
+    def since(self) -> float:
+        """Unix time of the start."""
+        return self._since_ns / 1e9
+
+    def rate(self) -> float:
+        """Receptions a second, over the last minute."""
+        if not self._marks:
+            return 0.0
+        begun, before = self._marks[0]
+        span = trio.current_time() - begun
+        return (self._settlement.received - before) / span if span > 0 else 0.0
+
+    async def journal(self) -> dict[str, object]:
+        """How the journal is doing: what waits to be settled, and to be published."""
+        counts = await self._store.counts()
+        return {
+            "backlog": counts.backlog,
+            "unpublished": counts.unpublished if self._broker is not None else 0,
+            "state": self._store.state,
+        }
+
+    def broker(self) -> dict[str, object]:
+        """Whether the broker is there, and since when it is so."""
+        if self._broker is None:
+            return {"enabled": False, "state": "disabled", "since": None}
+        return {"enabled": True, "state": self._broker.state, "since": self._broker.since}
+
+    def disconnect(self, bs_eui: int) -> bool:
+        """End the connection of a base station; False if it is not connected."""
+        link = self._server.links.get(bs_eui)
+        if link is not None:
+            link.close("an operator ended the connection")
+        return link is not None
+
     # --- making the rooms ---
 
     async def _compose(self, rooms: contextlib.AsyncExitStack) -> list[trio.SocketListener]:
         """Make the rooms and join them. All that can be wrong with the set-up is found here."""
         config = self.config
         try:
-            self.ssl_context = _server_context(config)
-            if config.mqtt.enabled:
-                self._broker = self._broker_link()
+            self.ssl_context = server_context(config)
             store = open_store(config.store.path, on_commit=self._committed)
             self._store = await rooms.enter_async_context(store)
             self._earlier = frozenset(await self._store.session_euis())
+            await self._begin_life()
+            if config.mqtt.enabled:
+                self._broker = self._broker_link()
         except BssciError as error:
             raise StartError(str(error)) from error
         self._settlement = self._make_settlement()
         desk = Desk(self, self._store, self._settlement)
-        self._server = BaseStationServer(_limits(config), desk)
+        self._server = BaseStationServer(limits(config), desk)
         return await self._open_listeners(rooms)
 
     def _make_settlement(self) -> Settlement:
         config = self.config
-        memory_ns = _ns(config.dedup.memory)
-        dedup = Deduplicator(
-            delay_ns=_ns(config.dedup.delay),
-            early=config.dedup.early,
-            memory_ns=memory_ns,
-            max_remembered=config.dedup.max_remembered,
-        )
+        self._dedup = Deduplicator(**_dedup_settings(config))
         return Settlement(
             self._store,
-            dedup,
+            self._dedup,
             self.registry,
-            is_registered=lambda _: False,  # no end point can be registered yet
+            is_registered=self.life.roster.__contains__,
             drop_unknown=config.sensors.unknown == "drop",
-            memory_ns=memory_ns,
+            memory_ns=nanoseconds(config.dedup.memory),
             unix_ns=time.time_ns,
             on_settled=self._settled,
+            on_heard=self.inactivity.heard,
         )
 
+    async def _begin_life(self) -> None:
+        """Recall the end points, and what the base stations know of them."""
+        store = self._store.life
+        self.life = Life(
+            store, limits=patience(self.config), unix_ns=time.time_ns, tell=self._happened
+        )
+        for record in await self.life.load():
+            self.registry.recall_station(record)
+        self.inactivity = Inactivity(
+            self.life,
+            store,
+            usual_receivers=self.registry.usual_receivers,
+            check_interval=lambda: self.config.auto_detach.check_interval,
+            reattach=lambda: self.config.auto_detach.reattach,
+        )
+        await self.inactivity.load()
+        self.sensors = Sensors(self.life, self.inactivity, store, keep_undo=self._keep_undo)
+        mqtt = self.config.mqtt
+        self._orders = Orders(
+            Inbox(mqtt.base_topic, legacy=mqtt.legacy_topics),
+            self._answers,
+            self.sensors,
+            self,
+            publish=self.publish,
+            # A little less than an operation has: then a silent base station is still pending.
+            patience=lambda: 0.9 * self.config.server.operation_timeout,
+        )
+
+    def _keep_undo(self, sensors: Sequence[Mapping[str, object]]) -> Path:
+        """Before all sensors are forgotten they are put beside the database, keys and all."""
+        folder = self.config.store.path.parent
+        stem = f"{KEEP_UNDO}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+        names = (folder / f"{stem}{f'-{n}' if n else ''}.toml" for n in range(1000))
+        file = next(name for name in names if not name.exists())
+        write_file(file, write_sheet(sensors, "toml").encode(), mode=0o600)
+        return file
+
     def _broker_link(self) -> BrokerLink:
+        mqtt = self.config.mqtt
         return BrokerLink(
-            _broker_settings(self.config),
+            broker_settings(self.config),
             will=self._will,
             announce=self._announcements,
             fetch=self._fetch,
             published=self._published,
+            subscriptions=subscriptions(mqtt.base_topic, legacy=mqtt.legacy_topics),
+            on_message=self._orders.take,
         )
 
     async def _open_inside(self, inside: trio.Nursery) -> None:
         if self._broker is not None:
             await inside.start(self._broker.run)
         await inside.start(self._settlement.run)
+        inside.start_soon(self.inactivity.run)
+        inside.start_soon(self._orders.run)
+        inside.start_soon(self._mark_time)
         inside.start_soon(self._report_health)
         inside.start_soon(self._prune)
         inside.start_soon(self._watch_disk)
@@ -274,7 +418,8 @@ class ServiceCenter:
     def _tell_start(self) -> None:
         if self._store.set_aside is not None:
             logger.error(
-                "the database was damaged; it is kept as %s and a new one is begun",
+                "the database was damaged; it is kept as %s and a new one is begun. Sensors are to "
+                "be imported again: `bssci sensors import FILE`",
                 self._store.set_aside,
             )
         server = self.config.server
@@ -292,6 +437,22 @@ class ServiceCenter:
         while self._broker and self._broker.state == "online" and self._store.unpublished:
             self._progress = trio.Event()
             await self._progress.wait()
+
+    async def _serve_control(self, *, task_status: trio.TaskStatus[None]) -> None:
+        table = methods(self)
+
+        async def tell_info() -> dict[str, object]:
+            """Which program this is, and what it can be asked."""
+            return service_info(describe_methods(table), self.config)
+
+        table["service.info"] = tell_info
+        await serve_control(
+            self.config.control.socket,
+            table,
+            self.notices.watch,
+            resolve=partial(find, self),
+            task_status=task_status,
+        )
 
     # --- an uplink's way ---
 
@@ -324,13 +485,18 @@ class ServiceCenter:
             self.publish(self._topics.health_check(now_ns=time.time_ns()))
             await trio.sleep(HEALTH_INTERVAL)
 
+    async def _mark_time(self) -> None:
+        while True:
+            self._marks.append((trio.current_time(), self._settlement.received))
+            await trio.sleep(1)
+
     async def _prune(self) -> None:
         """Forget uplinks that were kept long enough, in small steps."""
         while True:
             pruned = 0
             with contextlib.suppress(StorageError):  # the store says so itself
                 pruned = await self._store.prune(
-                    before_ns=time.time_ns() - _ns(self.config.store.keep_uplinks),
+                    before_ns=time.time_ns() - nanoseconds(self.config.store.keep_uplinks),
                     limit=PRUNE_ROWS,
                     include_unpublished=self._broker is None,
                 )
@@ -372,6 +538,20 @@ class ServiceCenter:
         """A base station has said how it is."""
         offset_ns = self.registry.clock_offset(bs_eui)
         self.publish(self._topics.station_status(bs_eui, status, clock_offset_ns=offset_ns))
+        self.notices.tell("station", {"eui": format_eui(bs_eui), "state": "status"})
+
+    def _happened(self, happening: Happening) -> None:
+        """Something has happened to an end point."""
+        self.notices.tell("sensor", happening.data())
+        if publication := self._answers.happening(happening):
+            self.publish(publication)
+        if happening.event in TOLD:
+            logger.log(
+                TOLD[happening.event],
+                "sensor %s",
+                happening.event.replace("_", " "),
+                extra={"ep_eui": format_eui(happening.ep_eui)} | _where(happening),
+            )
 
     def note_refusal(self, refusal: Refusal) -> None:
         """Somebody was not let in: count it, keep it for showing, say it."""
@@ -384,6 +564,17 @@ class ServiceCenter:
         if peer.fingerprint is not None:
             fields |= {"certificate": peer.subject or "", "fingerprint": peer.fingerprint}
         logger.warning("refused: %s", refusal.detail, extra=fields)
+        eui = None if refusal.bs_eui is None else format_eui(refusal.bs_eui)
+        self.notices.tell(
+            "station",
+            {
+                "eui": eui,
+                "state": "refused",
+                "reason": refusal.reason,
+                "address": peer.address,
+                "detail": refusal.detail,
+            },
+        )
 
     def _will(self) -> tuple[str, bytes]:
         state = self._service_state(is_online=False)
@@ -398,7 +589,7 @@ class ServiceCenter:
         """What a broker that is there, or there again, must know."""
         known = self.registry.base_stations()
         seen = {station.eui for station in known}
-        known += [_absent(eui, self._since_ns) for eui in self._earlier - seen]
+        known += [absent(eui, self._since_ns) for eui in self._earlier - seen]
         stations = map(self._topics.station_state, known)
         return [
             (publication.topic, publication.body.encode(), publication.retain)
@@ -418,88 +609,24 @@ def shown_uplink(
     } | fields
 
 
-def _server_context(config: Config) -> ssl.SSLContext:
-    files = config.tls
-    for warning in tls.certificate_warnings(files.cert_file, files.ca_file):
-        logger.warning("%s", warning)
-    return tls.server_context(
-        cert_file=files.cert_file,
-        key_file=files.key_file,
-        ca_file=files.ca_file,
-        min_version=files.min_version,
-    )
-
-
-def _changed(before: Config, after: Config) -> set[str]:
+def changed_keys(before: Config, after: Config) -> set[str]:
     """The keys whose values differ."""
     values = [{k.full_name: v for k, v, _ in describe(c, reveal=True)} for c in (before, after)]
     return {name for name, value in values[0].items() if value != values[1][name]}
 
 
-def _absent(bs_eui: int, since_ns: int) -> BaseStation:
-    """A base station that an earlier process knew and that has not come back yet."""
-    return BaseStation(
-        eui=bs_eui,
-        is_connected=False,
-        since_ns=since_ns,
-        address=None,
-        name=None,
-        vendor=None,
-        model=None,
-        sw_version=None,
-        bidi=False,
-        position=None,
-        uplinks=0,
-        clock_offset_ns=None,
-        status=None,
-        status_ns=None,
-    )
+def _dedup_settings(config: Config) -> dict[str, Any]:
+    dedup = config.dedup
+    return {
+        "delay_ns": nanoseconds(dedup.delay),
+        "early": dedup.early,
+        "memory_ns": nanoseconds(dedup.memory),
+        "max_remembered": dedup.max_remembered,
+    }
 
 
-def _ns(seconds: float) -> int:
-    return round(seconds * 1e9)
-
-
-def _limits(config: Config) -> Limits:
-    server = config.server
-    return Limits(
-        max_connections=server.max_connections,
-        max_half_open=server.max_half_open,
-        max_half_open_per_address=server.max_half_open_per_address,
-        handshake_timeout=server.handshake_timeout,
-        idle_ping=server.idle_ping,
-        idle_timeout=server.idle_timeout,
-        write_timeout=server.write_timeout,
-        operation_timeout=server.operation_timeout,
-        max_frame=server.max_frame,
-    )
-
-
-def _broker_settings(config: Config) -> BrokerSettings:
-    mqtt = config.mqtt
-    context = None
-    if mqtt.tls:
-        context = tls.broker_context(
-            ca_file=mqtt.ca_file, cert_file=mqtt.cert_file, key_file=mqtt.key_file
-        )
-    return BrokerSettings(
-        host=mqtt.host,
-        port=mqtt.port,
-        username=mqtt.username or None,
-        password=mqtt.password or None,
-        client_id=mqtt.client_id or f"bssci-{format_eui(config.server.eui)}",
-        qos=mqtt.qos,
-        keepalive=mqtt.keepalive,
-        tls=context,
-        max_inflight=mqtt.max_inflight,
-        reconnect_max=mqtt.reconnect_max,
-    )
-
-
-def _raise_file_limit(wanted: int) -> None:
-    """As many descriptors as base stations may connect; the usual limit of 1024 is soon used up."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+def _where(happening: Happening) -> dict[str, str]:
+    fields = {} if happening.bs_eui is None else {"bs_eui": format_eui(happening.bs_eui)}
+    if happening.code is not None:
+        fields["error"] = f"{happening.code} {happening.message}".strip()
+    return fields

@@ -74,6 +74,10 @@ class Journal(Protocol):
         ...
 
 
+def _ignore(telegrams: Sequence[Telegram], through: int) -> None:
+    """Nobody wants to know who was heard."""
+
+
 class Settlement:
     """Settles the journal; `run` it in one task.
 
@@ -95,7 +99,13 @@ class Settlement:
         memory_ns: int,
         unix_ns: Callable[[], int],
         on_settled: Callable[[Sequence[SettledUplink]], None],
+        on_heard: Callable[[Sequence[Telegram], int], None] = _ignore,
     ) -> None:
+        """
+        Args:
+            on_settled: told of uplinks once they are on disk.
+            on_heard: told then of the telegrams they were made of, and the newest uplink's id.
+        """
         self.received = self.duplicates = self.unregistered = self.released = 0
         self._journal = journal
         self._dedup = dedup
@@ -105,6 +115,7 @@ class Settlement:
         self._memory_ns = memory_ns
         self._unix_ns = unix_ns
         self._on_settled = on_settled
+        self._on_heard = on_heard
         self._waiting: deque[Reception] = deque()
         self._last_row = 0
         self._settled_through = 0
@@ -112,6 +123,10 @@ class Settlement:
         self._room = trio.Event()
         self._idle = trio.Event()
         self._is_busy = False
+
+    def configure(self, *, drop_unknown: bool) -> None:
+        """Change what is done with uplinks of end points that are not registered."""
+        self._drop_unknown = drop_unknown
 
     def committed(self, receptions: Sequence[Reception]) -> None:
         """These rows are on disk: settle them. Rows come in order."""
@@ -215,6 +230,8 @@ class Settlement:
             self._settled_through = through
             self.released += len(uplinks)
             self._on_settled(uplinks)
+            if uplinks:
+                self._on_heard(telegrams, uplinks[-1].id)
 
     def _settle(self, telegram: Telegram) -> SettledUplink | None:
         self._registry.heard(telegram)

@@ -30,6 +30,7 @@ __all__ = [
     "Identity",
     "IdentityMode",
     "broker_context",
+    "certificate_facts",
     "certificate_names",
     "certificate_warnings",
     "check_identity",
@@ -278,18 +279,47 @@ def days_until_expiry(cert_file: Path, *, now: datetime | None = None) -> float:
     return left.total_seconds() / 86400
 
 
+def certificate_facts(*files: Path, now: datetime | None = None) -> list[dict[str, object]]:
+    """What listings show of certificate files: whose they are and until when they are good.
+
+    A file that cannot be read is `ok: false`, with the reason as its `error`.
+    """
+    return [fact for file in files for fact in _facts(file, now or datetime.now(UTC))]
+
+
+def _facts(file: Path, now: datetime) -> Iterator[dict[str, object]]:
+    try:
+        certificates = read_certificates(file)
+    except CertificateError as error:
+        nothing = dict.fromkeys(("subject", "names", "not_after", "days"))
+        yield {"file": str(file), **nothing, "ok": False, "error": str(error)}
+        return
+    for certificate in certificates:
+        end = certificate.not_valid_after_utc
+        yield {
+            "file": str(file),
+            "subject": _printable(certificate.subject.rfc4514_string()),
+            "names": _server_names(certificate),
+            "not_after": end.timestamp(),
+            "days": (end - now).days,
+            "ok": certificate.not_valid_before_utc <= now < end,
+        }
+
+
 def certificate_names(cert_file: Path) -> list[str]:
     """The host names and addresses that a server certificate is for; what base stations dial.
 
     Raises:
         CertificateError: it cannot be read.
     """
+    return _server_names(read_certificates(cert_file)[0])
+
+
+def _server_names(certificate: x509.Certificate) -> list[str]:
     from cryptography import x509
 
     try:
-        extension = read_certificates(cert_file)[0].extensions.get_extension_for_class(
-            x509.SubjectAlternativeName
-        )
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except (x509.ExtensionNotFound, ValueError):
         return []
     names = extension.value

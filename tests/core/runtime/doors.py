@@ -134,6 +134,9 @@ class FakeDoors:
     def take_completion(self, link: Link, request: Message) -> None:
         self._tell("completion", request)
 
+    def note_outcomes(self, link: Link, outcomes: Sequence[Answered | Refused]) -> None:
+        self._tell("outcomes", list(outcomes))
+
     def take_answer(self, link: Link, outcome: Answered | Refused) -> None:
         self._tell("answer", outcome)
 
