@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -32,7 +33,7 @@ def roster_with(*wishes: Wish) -> Roster:
 
 
 def hear(roster: Roster, eui=SENSOR, *, snr=10.0, rssi=-100.0, **changes) -> Hearing | None:
-    told = {
+    told: dict[str, Any] = {
         "packet_cnt": 658,
         "received_ns": UNIX,
         "bs_eui": AVA,
@@ -142,7 +143,7 @@ def test_a_name_that_is_only_written_otherwise_still_names_it():
     )
 )
 def test_order_and_names_are_what_looking_at_every_end_point_gives(steps):
-    roster, names = Roster(), {}
+    roster, names = Roster(), dict[int, str]()
     for eui, name, is_detached in steps:
         if name is None:
             roster.forget(eui)
