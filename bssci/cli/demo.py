@@ -211,7 +211,13 @@ class _Lines:
     async def run(self, center: ServiceCenter, notices: trio.MemoryReceiveChannel[Notice]) -> None:
         output.note(f"Service Center on {HOST}, port {center.port}")
         async for notice in notices:
-            output.show("  ".join(_words(notice)))
+            if not _is_status(notice):
+                output.show("  ".join(_words(notice)))
+
+
+def _is_status(notice: Notice) -> bool:
+    """A base station says how it is, which it does all the time."""
+    return notice.kind == "station" and notice.data["state"] == "status"
 
 
 def _words(notice: Notice) -> tuple[str, ...]:

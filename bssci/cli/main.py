@@ -12,7 +12,20 @@ from typing import Annotated
 import typer
 
 from bssci import __version__
-from bssci.cli import certs, demo, output, serve, settings, sim, traffic
+from bssci.cli import (
+    certs,
+    config,
+    demo,
+    output,
+    sensors,
+    serve,
+    settings,
+    sim,
+    stations,
+    status,
+    traffic,
+    uplinks,
+)
 from bssci.core.protocol.errors import BssciError
 
 __all__ = ["app", "run"]
@@ -63,7 +76,8 @@ def bssci(
 
     \b
     Exit codes: 0 done, 1 refused or failed, 2 usage or configuration,
-    3 service not reachable, 130 Ctrl-C.
+    3 service not reachable, 4 accepted but not confirmed everywhere yet,
+    5 not found, 6 some of several failed, 7 timed out, 130 Ctrl-C.
     """
 
 
@@ -72,7 +86,12 @@ app.command()(serve.serve)
 app.command()(demo.demo)
 app.command()(sim.sim)
 app.command()(traffic.decode)
+app.command()(status.status)
+app.add_typer(sensors.app, name="sensors")
+app.add_typer(stations.app, name="stations")
+app.add_typer(uplinks.app, name="uplinks")
 app.add_typer(certs.app, name="certs")
+app.add_typer(config.app, name="config")
 
 
 def run(args: list[str] | None = None) -> None:
@@ -90,5 +109,5 @@ def run(args: list[str] | None = None) -> None:
         if not all(isinstance(leaf, BssciError | OSError) for leaf in leaves):
             raise
         for leaf in leaves:
-            output.fail(_words(leaf))
+            output.fail(_words(leaf), hint=getattr(leaf, "hint", ""))
         sys.exit(max(getattr(leaf, "exit_code", REFUSED) for leaf in leaves))
