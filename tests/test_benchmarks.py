@@ -10,7 +10,7 @@ from dataclasses import replace
 import msgpack
 import pytest
 
-from benchmarks import load, subscriber
+from benchmarks import attach_storm, load, subscriber
 from benchmarks.end_to_end import Case, measure, targets
 from benchmarks.figures import spread
 from benchmarks.processes import broker_program
@@ -42,6 +42,17 @@ def test_what_is_acknowledged_reaches_the_subscriber_once(case, tmp_path):
 
     assert (figures.lost, figures.copies, figures.refused, figures.unanswered) == (0, 0, 0, 0)
     assert figures.is_complete
+
+
+@pytest.mark.process
+@pytest.mark.broker
+@needs_everything
+def test_a_storm_of_attaches_is_confirmed_everywhere_and_loses_no_uplink(tmp_path):
+    storm = attach_storm.measure(40, replace(TINY, seconds=4), rest=1.0, parent=tmp_path)
+
+    assert storm.confirmed == 40 * TINY.stations
+    assert storm.calm.is_complete
+    assert storm.stormy.is_complete
 
 
 def test_an_uplink_of_the_generator_says_what_was_written_into_it():
