@@ -37,7 +37,16 @@ from bssci.core.protocol.events import (
     Requested,
 )
 from bssci.core.protocol.frames import FrameDecoder
-from bssci.core.protocol.messages import Connect, Status, StatusResponse, UplinkData
+from bssci.core.protocol.messages import (
+    AttachPropagate,
+    AttachPropagateResponse,
+    Connect,
+    DetachPropagate,
+    DetachPropagateResponse,
+    Status,
+    StatusResponse,
+    UplinkData,
+)
 from bssci.core.protocol.resume import VERSION, SessionRecord
 from bssci.core.protocol.session import BaseStationSession
 from bssci.core.runtime.authority import load_pair, make_station_certificate, write_pair
@@ -66,6 +75,7 @@ __all__ = [
     "open_service",
     "open_stations",
     "open_subscriber",
+    "publish",
     "telegram",
     "wait_until",
 ]
@@ -399,6 +409,9 @@ class Station:
         faults: what the Service Center must never do.
         operations: how many operations the Service Center has initiated.
         slowest: seconds, the longest that an uplink on an open connection waited for its answer.
+        served: the end points it was told to serve, by EUI, in the session of now.
+        told: every attach and detach propagate that it has followed, in order.
+        refuses_attach: it says to each attach propagate that it cannot do that.
     """
 
     def __init__(
@@ -420,6 +433,9 @@ class Station:
         self.faults: list[str] = []
         self.slowest = 0.0
         self.is_online = False
+        self.served: dict[int, AttachPropagate] = {}
+        self.told: list[AttachPropagate | DetachPropagate] = []
+        self.refuses_attach = False
         self._context = context or site.context(eui)
         self._port = port
         self._window = window
@@ -555,6 +571,14 @@ class Station:
                 self._take_refused(request.op_id, code, reason)
             case Requested(Status(op_id=op_id)):
                 self._session.respond(self._status(op_id))
+            case Requested(AttachPropagate() as message) if not self.refuses_attach:
+                self.told.append(message)
+                self.served[message.ep_eui] = message
+                self._session.respond(AttachPropagateResponse(op_id=message.op_id))
+            case Requested(DetachPropagate() as message):
+                self.told.append(message)
+                self.served.pop(message.ep_eui, None)
+                self._session.respond(DetachPropagateResponse(op_id=message.op_id))
             case Requested(message):
                 self._session.refuse(message.op_id, 95, "this base station cannot do that")
             case ConnectRefused(code, _):
@@ -573,6 +597,7 @@ class Station:
             self.faults.append("a new session has the snScUuid of an older one")
         self._uuids.add(event.response.sn_sc_uuid)
         self._asked = {}
+        self.served.clear()
         for entry in self._open.values():
             heappush(self._waiting, entry)
         self._open.clear()
@@ -689,6 +714,28 @@ class Publication:
     retained: bool
 
 
+async def publish(port: int, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    """Publish one message as another client would, QoS 0."""
+    stream = await trio.open_tcp_stream(HOST, port)
+    async with stream:
+        name = topic.encode()
+        body = len(name).to_bytes(2, "big") + name + payload
+        await stream.send_all(connect_packet("bssci-publisher"))
+        assert await stream.receive_some(READ_SIZE)
+        await stream.send_all(bytes((0x30 | retain,)) + _length(len(body)) + body + b"\xe0\x00")
+        while await stream.receive_some(READ_SIZE):
+            pass
+
+
+def _length(number: int) -> bytes:
+    """MQTT 3.1.1, 2.2.3."""
+    octets = bytearray()
+    while number >= 128:
+        octets.append(number & 127 | 128)
+        number >>= 7
+    return bytes((*octets, number))
+
+
 class Subscriber:
     """Gets everything, QoS 1; connects again when the broker was away."""
 
@@ -727,9 +774,11 @@ class Subscriber:
         end = 2 + int.from_bytes(body[:2], "big")
         is_acknowledged = bool(first & 0x06)
         payload = body[end + 2 * is_acknowledged :]
-        self._take_publication(
-            Publication(body[2:end].decode(), json.loads(payload), bool(first & 1))
-        )
+        # What is no object is a command that a test has published.
+        if payload.startswith(b"{"):
+            self._take_publication(
+                Publication(body[2:end].decode(), json.loads(payload), bool(first & 1))
+            )
         return b"\x40\x02" + body[end : end + 2] if is_acknowledged else b""
 
 

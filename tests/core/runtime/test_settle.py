@@ -87,7 +87,7 @@ class FakeJournal:
         ]
 
 
-def a_settlement(journal, *stations, drop_unknown=False, early=True, told=None):
+def a_settlement(journal, *stations, drop_unknown=False, early=True, told=None, **options):
     registry = Registry()
     for station in stations:
         registry.station_connected(
@@ -103,6 +103,7 @@ def a_settlement(journal, *stations, drop_unknown=False, early=True, told=None):
         memory_ns=600 * SECOND,
         unix_ns=lambda: NOON,
         on_settled=(lambda _: None) if told is None else told.extend,
+        **options,
     )
 
 
@@ -165,6 +166,49 @@ async def test_uplinks_of_unknown_sensors_can_be_dropped_and_are_counted(nursery
     await settlement.wait_until_idle()
     assert (journal.uplinks, journal.settled_through) == ([], 1)
     assert (settlement.unregistered, settlement.released) == (1, 0)
+
+
+async def test_what_is_done_with_unknown_sensors_can_change_for_the_next_uplink(
+    nursery, autojump_clock
+):
+    journal = FakeJournal()
+    settlement = a_settlement(journal, NORTH)
+    await nursery.start(settlement.run)
+    for row, drop_unknown in ((1, False), (2, True), (3, False)):
+        settlement.configure(drop_unknown=drop_unknown)
+        take(settlement, journal, heard(row, cnt=row, at=NOON + row * 60 * SECOND))
+        await settlement.wait_until_idle()
+    assert [cnt for cnt, _ in journal.published()] == [1, 3]
+    assert (settlement.unregistered, settlement.released, journal.settled_through) == (3, 2, 3)
+
+
+async def test_who_was_heard_is_told_only_once_it_is_on_disk(nursery, autojump_clock):
+    """What is learned from an uplink must not be ahead of the uplinks that a crash leaves."""
+    journal, told = FakeJournal(), []
+    journal.failures = 1
+
+    def on_heard(telegrams, through):
+        assert journal.uplinks[-1].id == through
+        told.append((trio.current_time(), [each.packet_cnt for each in telegrams], through))
+
+    settlement = a_settlement(journal, NORTH, on_heard=on_heard)
+    await nursery.start(settlement.run)
+    take(settlement, journal, heard(1), heard(2, cnt=2, ep_eui=7))
+    await settlement.wait_until_idle()
+    take(settlement, journal, heard(3, cnt=3, at=NOON + 60 * SECOND))
+    await settlement.wait_until_idle()
+    assert told == [(settle.RETRY, [1, 2], 2), (settle.RETRY, [3], 3)]
+
+
+async def test_of_dropped_uplinks_nothing_is_told(nursery, autojump_clock):
+    journal, told = FakeJournal(), []
+    settlement = a_settlement(
+        journal, NORTH, drop_unknown=True, on_heard=lambda *heard: told.append(heard)
+    )
+    await nursery.start(settlement.run)
+    take(settlement, journal, heard(1))
+    await settlement.wait_until_idle()
+    assert (told, journal.settled_through) == ([], 1)
 
 
 async def test_what_a_killed_process_left_is_settled_before_anything_new(autojump_clock):

@@ -31,6 +31,7 @@ from bssci.core.runtime.tls import (
     CertificateError,
     Identity,
     broker_context,
+    certificate_facts,
     certificate_names,
     certificate_warnings,
     check_identity,
@@ -385,6 +386,78 @@ def test_the_names_of_a_server_certificate_are_known(world):
     files = world.server("192.0.2.1", "sc.example.org", "2001:db8::1")
     assert certificate_names(files.cert_file) == ["sc.example.org", "192.0.2.1", "2001:db8::1"]
     assert certificate_names(world.files(bare_certificate("x")).cert_file) == []
+
+
+def facts_of(file: Path, *, now: datetime) -> dict[str, object]:
+    (fact,) = certificate_facts(file, now=now)
+    return fact
+
+
+def end_of(file: Path) -> datetime:
+    return x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc
+
+
+def test_the_facts_of_a_good_pair_are_whose_it_is_and_until_when(world):
+    files = world.server("192.0.2.1", "sc.example.org")
+    authority = x509.load_pem_x509_certificate(world.authority.certificate)
+    assert certificate_facts(files.cert_file, files.ca_file) == [
+        {
+            "file": str(files.cert_file),
+            "subject": "CN=192.0.2.1",
+            "names": ["sc.example.org", "192.0.2.1"],
+            "not_after": end_of(files.cert_file).timestamp(),
+            "days": 824,
+            "ok": True,
+        },
+        {
+            "file": str(files.ca_file),
+            "subject": authority.subject.rfc4514_string(),
+            "names": [],
+            "not_after": authority.not_valid_after_utc.timestamp(),
+            "days": 3652,
+            "ok": True,
+        },
+    ]
+
+
+def test_a_file_has_a_fact_for_each_certificate_in_it(world):
+    files, new = world.server(), make_authority()
+    files.ca_file.write_bytes(world.authority.certificate + new.certificate)
+    subjects = [
+        x509.load_pem_x509_certificate(each.certificate).subject.rfc4514_string()
+        for each in (world.authority, new)
+    ]
+    assert [each["subject"] for each in certificate_facts(files.ca_file)] == subjects
+
+
+def test_a_certificate_is_good_from_its_first_moment_until_just_before_its_last(world):
+    file = world.server().cert_file
+    begin = x509.load_pem_x509_certificate(file.read_bytes()).not_valid_before_utc
+    end, moment = end_of(file), timedelta(microseconds=1)
+    good = facts_of(file, now=end - timedelta(days=10))
+    assert (good["days"], good["ok"]) == (10, True)
+    assert facts_of(file, now=end) == good | {"days": 0, "ok": False}
+    assert facts_of(file, now=end + timedelta(days=3)) == good | {"days": -3, "ok": False}
+    assert [
+        facts_of(file, now=now)["ok"] for now in (begin - moment, begin, end - moment, end)
+    ] == [False, True, True, False]
+
+
+def test_a_file_that_cannot_be_read_is_a_fact_too(world):
+    files = world.server()
+    files.ca_file.unlink()
+    good, missing = certificate_facts(files.cert_file, files.ca_file)
+    assert good["ok"]
+    assert missing == {
+        "file": str(files.ca_file),
+        "subject": None,
+        "names": None,
+        "not_after": None,
+        "days": None,
+        "ok": False,
+        "error": f"certificate {files.ca_file} does not exist; `bssci certs gen` makes "
+        "certificates",
+    }
 
 
 def test_a_good_certificate_raises_no_warning(world):
