@@ -213,7 +213,7 @@ class _Methods:
             found = [each.eui for each in stations if each.eui == parse_eui(text)]
         except InvalidEuiError:
             name = text.strip().casefold()
-            found = [each.eui for each in stations if (each.name or "").casefold() == name]
+            found = [each.eui for each in stations if name and (each.name or "").casefold() == name]
         if len(found) == 1:
             return found[0]
         if found:
@@ -222,7 +222,7 @@ class _Methods:
                 f"{len(found)} base stations are named {text[:64]!r}", hint=f"Give the EUI: {euis}"
             )
         raise NotFoundError(
-            f"base station {text[:64]} is not known",
+            f"base station {text.strip()[:64] or repr(text[:64])} is not known",
             hint="`bssci stations list` shows those that are, `bssci stations refused` who was "
             "not let in",
         )

@@ -559,3 +559,12 @@ async def test_a_name_means_only_its_own_kind(center, house, kind, text):
     await house.want(end_point(name="cold store"))
     with pytest.raises(NotFoundError):
         find(center, kind, text)
+
+
+async def test_an_empty_name_is_nobody_s(center, ask):
+    connect = Connect(version="1.0.0", bs_eui=MIROMICO, bidi=False, sn_bs_uuid=bytes(16))
+    center.registry.station_connected(connect, since_ns=NOON)
+    center.links = {MIROMICO}
+    with pytest.raises(NotFoundError):
+        await ask("stations.disconnect", eui=" ")
+    assert center.links == {MIROMICO}
