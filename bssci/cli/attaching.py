@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bssci.cli import output, remote
-from bssci.core.center.rpc import RequestError
+from bssci.core.protocol.errors import BssciError
 
 if TYPE_CHECKING:
     from bssci.core.runtime.client import Client
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Wait", "Yes", "attach", "detach", "exit_code", "outcome_rows", "remove", "told", "want"]
 
 Fields = dict[str, Any]
-Result = Fields | RequestError
+Result = Fields | BssciError
 Results = list[Result]
 
 SIDE_BY_SIDE = 16  # requests; half of what the service takes of one client
@@ -166,6 +166,8 @@ async def _each(client: Client, verb: str, euis: Sequence[str], wait: float) -> 
 
 
 async def _one(client: Client, verb: str, eui: str, wait: float) -> Result:
+    from bssci.core.center.rpc import RequestError
+
     try:
         outcome: Fields = await remote.call(
             client, f"sensors.{verb}", {"eui": eui, "timeout": wait}, waiting=wait
@@ -198,7 +200,7 @@ async def _side_by_side(what: str, work: Sequence[Callable[[], Awaitable[Result]
 
 def _joined(first: Result, second: Result) -> Result:
     """What came of a detach in the end: a base station that has confirmed is named no more."""
-    if isinstance(first, RequestError) or isinstance(second, RequestError):
+    if isinstance(first, BssciError) or isinstance(second, BssciError):
         return second
     left = {*second["pending"], *(each["eui"] for each in second["refused"])}
     return second | {"confirmed": sorted({*second["confirmed"], *_named(first)} - left)}
@@ -222,8 +224,8 @@ def waiting(timeout: float, *, is_safe: bool = True) -> AbstractAsyncContextMana
 
 def exit_code(result: Result) -> int:
     """Of one sensor."""
-    if isinstance(result, RequestError):
-        return result.exit_code
+    if isinstance(result, BssciError):
+        return getattr(result, "exit_code", remote.REFUSED)
     if result["pending"]:
         return remote.PENDING
     if not result["refused"]:
@@ -234,16 +236,18 @@ def exit_code(result: Result) -> int:
 def _tell(verb: str, named: Sequence[str], results: Results, *, every: bool, as_json: bool) -> None:
     if as_json:
         shapes = [
-            {"eui": eui, "error": str(result)} if isinstance(result, RequestError) else result
+            {"eui": eui, "error": str(result)} if isinstance(result, BssciError) else result
             for eui, result in zip(named, results, strict=True)
         ]
         output.show_json(shapes[0] if len(shapes) == 1 and not every else shapes)
         return
     # Of all sensors only those are told one by one that somebody has to look at.
     for eui, result in zip(named, results, strict=True):
-        if isinstance(result, RequestError):
+        if isinstance(result, BssciError):
             words = str(result)
-            output.fail(words if eui in words else f"{eui}: {words}", hint=result.hint)
+            output.fail(
+                words if eui in words else f"{eui}: {words}", hint=getattr(result, "hint", "")
+            )
         elif not every or exit_code(result):
             output.show(told(verb, result))
     if every:

@@ -6,14 +6,11 @@ import contextlib
 import json
 import math
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Protocol, TextIO
-from unicodedata import combining, east_asian_width
 
 import typer
 
@@ -109,7 +106,11 @@ def columns(rows: Iterable[tuple[str, ...]], *, indent: int = 2) -> str:
 
 def width() -> int | None:
     """The columns of the terminal; None: this is none, and lines may be as long as they are."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    if not sys.stdout.isatty():
+        return None
+    import shutil
+
+    return shutil.get_terminal_size().columns
 
 
 def _paint(text: str, colour: str, stream: TextIO, *, bold: bool = False) -> str:
@@ -281,6 +282,8 @@ def _width(cell: str | Cell) -> int:
 
 
 def _columns_of(character: str) -> int:
+    from unicodedata import combining, east_asian_width
+
     return 0 if combining(character) else 2 if east_asian_width(character) in "WF" else 1
 
 
@@ -356,6 +359,8 @@ def now() -> float:
 
 def moment(unix: float | None) -> str:
     """A point of time, in the time zone of this machine."""
+    from datetime import datetime
+
     if unix is None:
         return NOTHING
     try:

@@ -304,3 +304,22 @@ def test_many_sensors_are_found_by_the_beginning_of_their_eui(names, service, mo
 def test_an_unreachable_service_is_told_by_its_class():
     with pytest.raises(UnreachableError):
         remote.ask(None, Path("/nowhere/control.sock"), "status.get")
+
+
+# --- what is loaded when ---
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("command", [["sensors"], ["sensors", "add"], ["uplinks", "tail"]])
+def test_help_of_a_command_loads_nothing_that_it_needs_to_work(command):
+    heavy = ["trio", "rich", "trio_websocket", "sqlite3", "ssl", "cryptography", "msgpack"]
+    program = (
+        f"import sys\nfrom bssci.cli.main import run\n"
+        f"try:\n    run({[*command, '--help']!r})\nexcept SystemExit:\n    pass\n"
+        f"print(*[name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
+    )
+    environ = {name: text for name, text in os.environ.items() if not name.startswith("COV")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environ
+    )
+    assert done.stderr == "\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -35,7 +36,7 @@ from bssci.core.runtime.imports import ImportedRow
 from bssci.core.runtime.life import Edit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from bssci.core.center.records import Cause, Episode, Wanted, Wish
@@ -52,6 +53,8 @@ CHUNK = 100  # sensors shown before others have their turn
 STALE = 0.5  # of the way to its warning: from there on a sensor is listed as one that is next
 
 MAX_WAIT = 3600.0  # seconds
+
+LAST_WORD = 2.0  # seconds to end what was begun, for somebody who has gone
 
 Fields = dict[str, object]
 
@@ -412,9 +415,23 @@ class Sensors:
         _check_wait(timeout)
         holders = self._holders(ep_eui)
         await self.want(ep_eui, "detached", "command")
-        outcome = await self._outcome(ep_eui, timeout, holders)
-        await self._life.forget([ep_eui], "command")
-        return outcome
+        async with self._forgetting([ep_eui]):
+            return await self._outcome(ep_eui, timeout, holders)
+
+    @asynccontextmanager
+    async def _forgetting(self, ep_euis: Sequence[int]) -> AsyncIterator[None]:
+        """What was begun is ended also when whoever asked for it does not wait for it any more."""
+        try:
+            yield
+        except trio.Cancelled:
+            with trio.move_on_after(LAST_WORD, shield=True), contextlib.suppress(StorageError):
+                await self._forget_all(ep_euis)
+            raise
+        await self._forget_all(ep_euis)
+
+    async def _forget_all(self, ep_euis: Sequence[int]) -> None:
+        for start in range(0, len(ep_euis), CHUNK):
+            await self._life.forget(ep_euis[start : start + CHUNK], "command")
 
     async def clear(self, *, expected: int | None = None, timeout: float = WAIT) -> Fields:
         """Have all sensors detached everywhere and forget them; first they are put into a file.
@@ -439,18 +456,19 @@ class Sensors:
                 f"the undo file cannot be written: {error}; nothing was done",
                 hint="Make room beside the database, or `bssci sensors export FILE` first",
             ) from error
-        await self._detach_all(every)
-        deadline = trio.current_time() + timeout
-        pending: dict[str, int] = {}
-        for ep_eui in every:
+        async with self._forgetting(every):
+            await self._detach_all(every)
+            pending = await self._pending(every, trio.current_time() + timeout)
+        return {"count": len(every), "undo": str(undo), "pending": pending}
+
+    async def _pending(self, ep_euis: Sequence[int], deadline: float) -> dict[str, int]:
+        """Of how many end points each base station has not confirmed by then what is wanted."""
+        pending: Counter[str] = Counter()
+        for ep_eui in ep_euis:
             standing = await self._life.wait_settled(ep_eui, deadline)
-            for bs_eui in (*standing.pending, *(bs for bs, _ in standing.refused)):
-                name = format_eui(bs_eui)
-                pending[name] = pending.get(name, 0) + 1
-        count = 0
-        for start in range(0, len(every), CHUNK):
-            count += await self._life.forget(every[start : start + CHUNK], "command")
-        return {"count": count, "undo": str(undo), "pending": pending}
+            missing = (*standing.pending, *(bs_eui for bs_eui, _ in standing.refused))
+            pending.update(map(format_eui, missing))
+        return dict(pending)
 
     async def _detach_all(self, ep_euis: Sequence[int]) -> None:
         def detached(known: Wish | None) -> tuple[EndPoint, Wanted] | None:

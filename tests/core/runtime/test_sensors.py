@@ -523,6 +523,19 @@ async def test_a_sensor_that_is_removed_is_detached_first(nursery, autojump_cloc
     assert slow.serves == {}
 
 
+@pytest.mark.parametrize("method", ["remove", "clear"])
+async def test_what_was_begun_is_ended_though_nobody_waits_any_more(
+    nursery, autojump_clock, method
+):
+    silent = FakeStation(AVA)
+    house = await house_with(nursery, silent, sensors=[end_point()])
+    silent.is_silent = True
+    with trio.move_on_after(1) as patience:
+        await getattr(house.sensors, method)(**({"eui": NAME} if method == "remove" else {}))
+    assert patience.cancelled_caught
+    assert await house.sensors.list_() == []
+
+
 # --- clear ---------------------------------------------------------------------------------
 
 
