@@ -75,7 +75,9 @@ class Agenda:
     def candidates(self, now: float) -> Iterator[int]:
         """Each is given once: where it leads to nothing now, something must bring it back."""
         while self._changed:
-            yield self._changed.popleft()
+            ep_eui = self._changed.popleft()
+            if ep_eui not in self._planned:  # it was looked at meanwhile
+                yield ep_eui
         while (at := self.next_retry()) is not None and at <= now:
             _, ep_eui = heapq.heappop(self._retries)
             del self._planned[ep_eui]

@@ -68,7 +68,7 @@ class _Operations:
     was given up one after the other. IDs of a Service Center fall: the newest is the least.
     """
 
-    __slots__ = ("answered", "given_up", "is_sent", "open")
+    __slots__ = ("answered", "given_up", "is_sent", "open", "reissued")
 
     def __init__(self) -> None:
         self.open: set[int] = set()
@@ -78,9 +78,19 @@ class _Operations:
         """The newest that was given up."""
         self.answered = 0
         """The newest that was answered."""
+        self.reissued: set[int | None] = set()
+        """The marks of those that were issued again."""
 
     def is_in_doubt(self) -> bool:
         return self.is_sent and bool(self.open)
+
+    def is_mixed_up(self) -> bool:
+        """Nobody knows which was carried out last: some may be answered from memory."""
+        return len(self.reissued) > 1
+
+    def is_over(self) -> bool:
+        """Nothing that comes now is about any of these."""
+        return not self.open and not self.given_up and not self.is_mixed_up()
 
     def close(self, op_id: int) -> int | None:
         """An outcome has come: of which one that is on its way; None: of none."""
@@ -175,6 +185,7 @@ class Ledger:
                 operations = self._operations_of(ep_eui)
                 operations.open.add(ORDERED)
                 operations.is_sent = False
+                operations.reissued.clear()
                 return Order(ep_eui, what)
         return None
 
@@ -193,11 +204,15 @@ class Ledger:
             self.count(before, ep_eui)
             self.agenda.look_at(ep_eui)
 
-    def reissued(self, ep_eui: int, op_id: int) -> None:
+    def reissued(self, ep_eui: int, op_id: int, mark: int | None) -> None:
+        """An operation is on its way again; it may have been carried out the first time."""
         before = self.state(ep_eui)
         operations = self._operations_of(ep_eui)
         operations.open.add(op_id)
         operations.is_sent = True
+        operations.reissued.add(mark)
+        if self.confirmed.get(ep_eui) != mark:
+            self.confirmed[ep_eui] = UNKNOWN
         self.count(before, ep_eui)
 
     def close(self, ep_eui: int, op_id: int) -> bool:
@@ -219,6 +234,8 @@ class Ledger:
         operations = self._operations_of(ep_eui)
         if operations.close(op_id) == ORDERED:
             self._hold(ep_eui, mark)
+        elif operations.is_mixed_up():
+            self._hold(ep_eui, UNKNOWN)
         elif operations.answered < op_id:
             # A newer one was answered before: who knows in which order they were carried out.
             if self.confirmed.get(ep_eui) != mark:
@@ -242,7 +259,7 @@ class Ledger:
 
     def _tidy(self, ep_eui: int) -> None:
         operations = self._operations.get(ep_eui)
-        if operations is not None and not operations.open and not operations.given_up:
+        if operations is not None and operations.is_over():
             del self._operations[ep_eui]
 
     # --- coming and going ---
@@ -262,8 +279,10 @@ class Ledger:
         self.agenda.begin(())
         for ep_eui, operations in tuple(self._operations.items()):
             before = self.state(ep_eui)
-            if operations.is_in_doubt():
+            if ORDERED in operations.open and operations.is_sent:
                 self.confirmed[ep_eui] = UNKNOWN
             operations.open.clear()
             self._tidy(ep_eui)
+            if self.due(ep_eui) is None:
+                self.settle(ep_eui)
             self.count(before, ep_eui)

@@ -108,7 +108,7 @@ class Lifecycle:
         ledger.connect(self._everything(ledger))
         for message in unanswered:
             if isinstance(message, AttachPropagate | DetachPropagate):
-                ledger.reissued(message.ep_eui, message.op_id)
+                ledger.reissued(message.ep_eui, message.op_id, _mark_left_by(message))
         return is_new
 
     def station_disconnected(self, bs_eui: int) -> None:
@@ -161,23 +161,16 @@ class Lifecycle:
                 operation was sent in its place.
         """
         ledger = self._ledgers.get(bs_eui)
-        match request:
-            case AttachPropagate() if ledger is not None:
-                return self._confirmed(bs_eui, ledger, request, mark_of(request))
-            case DetachPropagate() if ledger is not None:
-                return self._confirmed(bs_eui, ledger, request, None)
-        return None
+        if ledger is None or not isinstance(request, AttachPropagate | DetachPropagate):
+            return None
+        return self._confirmed(bs_eui, ledger, request)
 
     def _confirmed(
-        self,
-        bs_eui: int,
-        ledger: Ledger,
-        request: AttachPropagate | DetachPropagate,
-        mark: int | None,
+        self, bs_eui: int, ledger: Ledger, request: AttachPropagate | DetachPropagate
     ) -> Registration:
         ep_eui = request.ep_eui
         before = ledger.state(ep_eui)
-        ledger.confirm(ep_eui, request.op_id, mark)
+        ledger.confirm(ep_eui, request.op_id, _mark_left_by(request))
         if ledger.due(ep_eui) is None:
             ledger.settle(ep_eui)
         elif ledger.is_connected and not ledger.agenda.is_planned(ep_eui):
@@ -203,7 +196,7 @@ class Lifecycle:
         if ledger is None or not isinstance(request, AttachPropagate | DetachPropagate):
             return None
         if isinstance(request, DetachPropagate) and refusal.code == Code.ENOENT:
-            return self._confirmed(bs_eui, ledger, request, None)
+            return self._confirmed(bs_eui, ledger, request)
         ep_eui = request.ep_eui
         before = ledger.state(ep_eui)
         if not ledger.close(ep_eui, request.op_id):
@@ -223,10 +216,9 @@ class Lifecycle:
     ) -> None:
         """When to tell again what was refused."""
         ep_eui = request.ep_eui
-        asked = mark_of(request) if isinstance(request, AttachPropagate) else None
         if ledger.due(ep_eui) is None:
             ledger.settle(ep_eui)
-        elif asked != self.wanted.get(ep_eui):
+        elif _mark_left_by(request) != self.wanted.get(ep_eui):
             ledger.agenda.look_at(ep_eui)  # something else is wanted by now
         else:
             reason = refusal.message[:MAX_MESSAGE]
@@ -281,3 +273,8 @@ class Lifecycle:
     def is_settled(self, bs_eui: int) -> bool:
         """Nothing is due there but what it has refused."""
         return not self.counts(bs_eui)["pending"]
+
+
+def _mark_left_by(message: AttachPropagate | DetachPropagate) -> int | None:
+    """What a base station holds that has carried this out."""
+    return mark_of(message) if isinstance(message, AttachPropagate) else None

@@ -257,21 +257,62 @@ def test_that_answers_came_in_the_wrong_order_is_noticed_also_after_a_resume():
     ledger.confirm(ONE, -2, B)
     ledger.disconnect()
     ledger.connect([ONE])
-    ledger.reissued(ONE, -1)
+    ledger.reissued(ONE, -1, A)
     ledger.confirm(ONE, -1, A)
     assert ledger.confirmed == {ONE: UNKNOWN}
 
 
-def test_of_operations_issued_again_the_last_one_counts():
-    ledger, wanted = ledger_of(one=A)
-    ledger.reissued(ONE, -1)
-    ledger.reissued(ONE, -4)
+def test_of_different_operations_issued_again_nobody_knows_which_came_last():
+    """One may be answered from memory, as carried out before the cut, and the other be new."""
+    ledger, _ = ledger_of(one=A)
+    ledger.reissued(ONE, -1, A)
+    ledger.reissued(ONE, -4, None)
     ledger.confirm(ONE, -1, A)
     assert (ledger.due(ONE), ledger.next_order(0.0)) == (Due.ATTACH, None)
     ledger.confirm(ONE, -4, None)
-    assert (ledger.confirmed, ledger.due(ONE)) == ({}, Due.ATTACH)
-    del wanted[ONE]
-    assert not ledger.knows(ONE)
+    assert (ledger.confirmed, ledger.due(ONE)) == ({ONE: UNKNOWN}, Due.ATTACH)
+    ledger.agenda.look_at(ONE)
+    send(ledger)
+    ledger.confirm(ONE, -5, A)
+    assert (ledger.confirmed, ledger.due(ONE)) == ({ONE: A}, None)
+
+
+def test_such_a_mix_is_told_once_more_also_where_nothing_is_wanted():
+    ledger, _ = ledger_of()
+    ledger.reissued(ONE, -1, A)
+    ledger.reissued(ONE, -4, None)
+    ledger.confirm(ONE, -4, None)
+    ledger.confirm(ONE, -1, A)
+    assert ledger.due(ONE) == Due.DETACH
+    ledger.agenda.look_at(ONE)
+    send(ledger)
+    ledger.confirm(ONE, -5, None)
+    assert (ledger.confirmed, ledger.due(ONE), ledger.knows(ONE)) == ({}, None, False)
+
+
+def test_operations_issued_again_that_say_the_same_are_no_mix():
+    ledger, _ = ledger_of(one=A)
+    ledger.reissued(ONE, -1, A)
+    ledger.reissued(ONE, -4, A)
+    ledger.confirm(ONE, -1, A)
+    ledger.confirm(ONE, -4, A)
+    assert (ledger.confirmed, ledger.due(ONE)) == ({ONE: A}, None)
+
+
+def test_what_was_confirmed_stays_so_when_the_same_is_issued_again_and_cut():
+    ledger, _ = ledger_of(one=A)
+    ledger.confirm(ONE, -1, A)
+    ledger.reissued(ONE, -4, A)
+    ledger.disconnect()
+    assert ledger.confirmed == {ONE: A}
+
+
+def test_what_is_issued_again_and_cut_is_unknown():
+    ledger, _ = ledger_of(one=A)
+    ledger.confirm(ONE, -1, A)
+    ledger.reissued(ONE, -4, None)
+    ledger.disconnect()
+    assert ledger.confirmed == {ONE: UNKNOWN}
 
 
 def test_what_is_issued_again_may_have_arrived_though_an_order_before_it_was_not_sent():
@@ -281,7 +322,7 @@ def test_what_is_issued_again_may_have_arrived_though_an_order_before_it_was_not
     ledger.disconnect()
     ledger.confirmed.clear()
     ledger.connect([ONE])
-    ledger.reissued(ONE, -1)
+    ledger.reissued(ONE, -1, A)
     assert ledger.may_hold(ONE)
 
 

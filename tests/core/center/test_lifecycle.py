@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from bssci.core.center import ledger
 from bssci.core.center.end_points import EndPoint, attach_propagate, mark_of
@@ -546,6 +546,20 @@ Told = AttachPropagate | DetachPropagate
 pick = st.integers(min_value=0, max_value=7)
 
 
+def often(usual, *others) -> st.SearchStrategy:
+    return st.sampled_from([usual, usual, usual, *others])
+
+
+def left_by(message: Told) -> int | None:
+    """The mark that a base station holds which has carried this out."""
+    return mark_of(message) if isinstance(message, AttachPropagate) else None
+
+
+def is_done(message: Told, why: Refused) -> bool:
+    """It is to forget an end point that it does not know."""
+    return isinstance(message, DetachPropagate) and why.code == Code.ENOENT
+
+
 @dataclass
 class Station:
     """A base station, and the session that the Service Center has with it on disk.
@@ -555,10 +569,15 @@ class Station:
         pending: our operations that it has not answered, by ID.
         inbox: what has reached it and is not carried out yet.
         outbox: what it has carried out, or refuses with this, and has not answered yet.
+        is_orderly: it carries things out as they come, and answers in any order; the others carry
+            them out in any order, and answer in that. Who does neither cannot be helped.
         carried_out: the operations of this session that it has carried out, in that order.
-        certain: what it holds for certain, as the newest operation was answered after all others.
+        newest: the newest operation about each end point.
+        mixed_up: end points about which several things were issued again at once.
+        certain: what it holds for certain, as the newest operation was answered last.
     """
 
+    is_orderly: bool
     session: bytes = b""
     sessions: int = 0
     is_connected: bool = False
@@ -569,10 +588,11 @@ class Station:
     outbox: list[tuple[int, Refused | None]] = field(default_factory=list)
     carried_out: dict[int, Told] = field(default_factory=dict)
     newest: dict[int, int] = field(default_factory=dict)
+    mixed_up: set[int] = field(default_factory=set)
     certain: dict[int, int | None] = field(default_factory=dict)
 
     def begin_session(self) -> None:
-        fresh = Station(sessions=self.sessions + 1)
+        fresh = Station(self.is_orderly, sessions=self.sessions + 1)
         fresh.session = b"%d" % fresh.sessions
         self.__dict__.update(fresh.__dict__)
 
@@ -580,16 +600,46 @@ class Station:
         self.is_connected = False
         self.inbox.clear()
         self.outbox.clear()
+        for message in self.pending.values():
+            if self.certain.get(message.ep_eui) != left_by(message):
+                self.certain.pop(message.ep_eui, None)
+
+    def receive(self, message: Told) -> int:
+        self.last_id -= 1
+        self.pending[self.last_id] = replace(message, op_id=self.last_id)
+        self.inbox.append(self.last_id)
+        self.newest[message.ep_eui] = self.last_id
+        self.mixed_up.discard(message.ep_eui)
+        return self.last_id
+
+    def treat(self, op_id: int, how: str, why: Refused) -> tuple[int, Refused | None] | None:
+        """Do something about what has come; the answer that waits now, if there is to be one."""
+        message = self.pending[op_id]
+        is_refused = how == "refuse" and not (is_done(message, why) and message.ep_eui in self.held)
+        self.inbox.remove(op_id)
+        if how == "overlook":
+            return None
+        if is_refused and is_done(message, why):
+            self.carry_out(op_id)
+        if not is_refused and (how != "remember" or op_id not in self.carried_out):
+            self.carry_out(op_id)
+        self.outbox.append((op_id, why if is_refused else None))
+        return self.outbox[-1]
+
+    def may_forget(self, outcome: tuple[int, Refused | None]) -> bool:
+        """Who carries things out in the wrong order and does not say so cannot be helped."""
+        op_id, why = outcome
+        return why is not None or self.was_in_order(op_id)
 
     def carry_out(self, op_id: int) -> None:
         message = self.pending[op_id]
         self.carried_out.pop(op_id, None)
         self.carried_out[op_id] = message
-        self.outbox.append((op_id, None))
-        if isinstance(message, AttachPropagate):
-            self.held[message.ep_eui] = mark_of(message)
-        else:
+        told = left_by(message)
+        if told is None:
             self.held.pop(message.ep_eui, None)
+        else:
+            self.held[message.ep_eui] = told
 
     def was_in_order(self, op_id: int) -> bool:
         """Nothing newer about the end point was carried out before this."""
@@ -600,8 +650,8 @@ class Station:
                 return False
         return True
 
-    def is_pending(self, ep_eui: int) -> bool:
-        return any(message.ep_eui == ep_eui for message in self.pending.values())
+    def pending_about(self, ep_eui: int) -> list[Told]:
+        return [message for message in self.pending.values() if message.ep_eui == ep_eui]
 
 
 class LifecycleMachine(RuleBasedStateMachine):
@@ -612,14 +662,12 @@ class LifecycleMachine(RuleBasedStateMachine):
         self.now = 1000.0
         self.lifecycle = Lifecycle()
         self.wishes: dict[int, EndPoint] = {}
-        self.stations = {bs_eui: Station() for bs_eui in STATIONS}
+        self.stations = {1: Station(is_orderly=True), 2: Station(is_orderly=False)}
         self.ways: dict[tuple[int, int], set[int]] = {}
         """What is on its way, by base station and end point: IDs, 0 while it is not sent."""
         self.unsent: list[tuple[int, Order, Told]] = []
         self.stored: dict[tuple[int, int], Registration] = {}
         self.known: dict[int, bytes] = {}
-        self.mortal: set[tuple[int, int]] = set()
-        """Operations that this process has issued, by base station and ID."""
 
     def way(self, bs_eui: int, ep_eui: int) -> set[int]:
         return self.ways.setdefault((bs_eui, ep_eui), set())
@@ -633,40 +681,67 @@ class LifecycleMachine(RuleBasedStateMachine):
         ]
 
     def received(self) -> list[tuple[int, int]]:
-        return [(bs_eui, op_id) for bs_eui in STATIONS for op_id in self.stations[bs_eui].inbox]
+        """What base stations may carry out next."""
+        return [
+            (bs_eui, op_id)
+            for bs_eui, station in self.stations.items()
+            for op_id in station.inbox[: 1 if station.is_orderly else None]
+        ]
 
     def unanswered(self) -> list[tuple[int, tuple[int, Refused | None]]]:
-        return [(bs_eui, each) for bs_eui in STATIONS for each in self.stations[bs_eui].outbox]
+        """What base stations may answer next."""
+        return [
+            (bs_eui, each)
+            for bs_eui, station in self.stations.items()
+            for each in station.outbox[: None if station.is_orderly else 1]
+        ]
+
+    # Rules are drawn evenly, and some left out for a whole run. So each is only possible when it
+    # leads on, and usually base stations are told at once, as the service does it.
+
+    @initialize(tells=often(True, False))
+    def begin(self, tells) -> None:
+        self.decide(END_POINTS[0], KEYS[0], tells=False)
+        for _ in STATIONS:
+            self.connect(0, "begins anew", tells)
 
     # --- operators ---
 
-    @rule(ep_eui=st.sampled_from(END_POINTS), key=st.sampled_from(KEYS))
-    def attach_or_change(self, ep_eui, key) -> None:
-        self.wishes[ep_eui] = end_point(ep_eui, key)
-        self.lifecycle.want(ep_eui, mark(ep_eui, key))
-
-    @rule(ep_eui=st.sampled_from(END_POINTS))
-    def detach_or_forget(self, ep_eui) -> None:
-        self.wishes.pop(ep_eui, None)
-        self.lifecycle.want(ep_eui, None)
+    @rule(
+        ep_eui=st.sampled_from(END_POINTS),
+        key=st.sampled_from([None, *KEYS]),
+        tells=often(True, False),
+    )
+    def decide(self, ep_eui, key, tells) -> None:
+        if key is None:
+            self.wishes.pop(ep_eui, None)
+            self.lifecycle.want(ep_eui, None)
+        else:
+            self.wishes[ep_eui] = end_point(ep_eui, key)
+            self.lifecycle.want(ep_eui, mark(ep_eui, key))
+        self.order(tells)
 
     # --- base stations come and go ---
 
     @precondition(lambda self: len(self.lifecycle.connected()) < len(STATIONS))
-    @rule(number=pick, resumes=st.booleans(), remembers=st.booleans(), loses=st.booleans())
-    def connect(self, number, resumes, remembers, loses) -> None:
+    @rule(
+        number=pick,
+        how=often("resumes", "begins anew", "was forgotten"),
+        tells=often(True, False),
+    )
+    def connect(self, number, how, tells) -> None:
         away = [bs_eui for bs_eui in STATIONS if not self.stations[bs_eui].is_connected]
         bs_eui = away[number % len(away)]
-        station = self.stations[bs_eui]
-        if not (resumes and station.session):
-            station.begin_session()
-        if loses and station.pending and (bs_eui, min(station.pending)) in self.mortal:
-            # An operation that cannot be read back is dropped by the session, and by it alone.
-            lost = station.pending.pop(min(station.pending))
-            station.certain.pop(lost.ep_eui, None)
-        self.let_in(bs_eui, remembers=remembers)
+        if how == "was forgotten":
+            self.known.pop(bs_eui, None)
+            self.forget_registrations(bs_eui)
+            self.lifecycle.forget_station(bs_eui)
+        if how != "resumes" or not self.stations[bs_eui].session:
+            self.stations[bs_eui].begin_session()
+        self.let_in(bs_eui)
+        self.order(tells)
 
-    def let_in(self, bs_eui: int, *, remembers: bool) -> None:
+    def let_in(self, bs_eui: int) -> None:
         station = self.stations[bs_eui]
         station.is_connected = True
         is_known = self.known.get(bs_eui) == station.session
@@ -678,15 +753,14 @@ class LifecycleMachine(RuleBasedStateMachine):
         self.known[bs_eui] = station.session
         for op_id, message in station.pending.items():
             self.way(bs_eui, message.ep_eui).add(op_id)
-            if remembers and op_id in station.carried_out:
-                station.outbox.append((op_id, None))
-            else:
-                station.inbox.append(op_id)
+            station.inbox.append(op_id)
+            if len({left_by(each) for each in station.pending_about(message.ep_eui)}) > 1:
+                station.mixed_up.add(message.ep_eui)
 
     def forget_registrations(self, bs_eui: int) -> None:
         self.stored = {key: each for key, each in self.stored.items() if key[0] != bs_eui}
 
-    @precondition(lambda self: self.lifecycle.connected())
+    @precondition(lambda self: self.waited_for())
     @rule(number=pick)
     def disconnect(self, number) -> None:
         connected = self.lifecycle.connected()
@@ -699,21 +773,15 @@ class LifecycleMachine(RuleBasedStateMachine):
         self.unsent = [each for each in self.unsent if each[0] != bs_eui]
         self.ways = {key: way for key, way in self.ways.items() if key[0] != bs_eui}
 
-    @rule(bs_eui=st.sampled_from(STATIONS))
-    def forget_station(self, bs_eui) -> None:
-        if not self.stations[bs_eui].is_connected:
-            self.stations[bs_eui].session = b""
-            self.known.pop(bs_eui, None)
-            self.forget_registrations(bs_eui)
-            self.lifecycle.forget_station(bs_eui)
-
     # --- orders ---
 
     @precondition(lambda self: self.lifecycle.connected())
-    @rule(number=pick, sends=st.booleans())
-    def order(self, number, sends) -> None:
-        connected = self.lifecycle.connected()
-        self.take_order(connected[number % len(connected)], sends=sends)
+    @rule(tells=often(True, False))
+    def order(self, tells) -> None:
+        """Not told is who gets an order that nobody sends now."""
+        for bs_eui in self.lifecycle.connected():
+            while self.take_order(bs_eui, sends=tells) and tells:
+                pass
 
     def take_order(self, bs_eui: int, *, sends: bool) -> bool:
         order = self.lifecycle.next_order(bs_eui, now=self.now)
@@ -726,7 +794,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         message = detach(eui=order.ep_eui) if wish is None else attach_propagate(wish)
         self.unsent.append((bs_eui, order, message))
         if sends:
-            self.send(len(self.unsent) - 1)
+            self.send(len(self.unsent) - 1, "is sent")
         return True
 
     def check_that_nothing_is_held_up(self, bs_eui: int) -> None:
@@ -742,82 +810,64 @@ class LifecycleMachine(RuleBasedStateMachine):
         assert not self.way(bs_eui, ep_eui), "two operations for one end point"
         wish = self.wishes.get(ep_eui)
         assert order.due is (Due.DETACH if wish is None else Due.ATTACH)
-        if wish is not None and not station.is_pending(ep_eui):
+        if wish is not None and not station.pending_about(ep_eui):
             assert station.certain.get(ep_eui) != mark_of(wish), "it was told that already"
 
     @precondition(lambda self: self.unsent)
-    @rule(number=pick)
-    def send(self, number) -> None:
+    @rule(number=pick, how=often("is sent", "is not sent", "is not sent after all"))
+    def send(self, number, how) -> None:
         bs_eui, order, message = self.unsent.pop(number % len(self.unsent))
-        self.lifecycle.sent(bs_eui, order)
-        station = self.stations[bs_eui]
-        station.last_id -= 1
-        station.pending[station.last_id] = replace(message, op_id=station.last_id)
-        station.inbox.append(station.last_id)
-        station.newest[order.ep_eui] = station.last_id
-        self.mortal.add((bs_eui, station.last_id))
-        self.ways[bs_eui, order.ep_eui] = {station.last_id}
-
-    @precondition(lambda self: self.unsent)
-    @rule(number=pick, is_late=st.booleans())
-    def fail_to_send(self, number, is_late) -> None:
-        bs_eui, order, _ = self.unsent.pop(number % len(self.unsent))
-        if is_late:
+        if how != "is not sent":
             self.lifecycle.sent(bs_eui, order)
-        self.lifecycle.not_sent(bs_eui, order)
-        self.way(bs_eui, order.ep_eui).clear()
+        if how == "is sent":
+            self.ways[bs_eui, order.ep_eui] = {self.stations[bs_eui].receive(message)}
+        else:
+            self.lifecycle.not_sent(bs_eui, order)
+            self.way(bs_eui, order.ep_eui).clear()
 
     # --- what base stations do about it ---
 
     @precondition(lambda self: self.received())
-    @rule(number=pick, answers=st.booleans())
-    def carry_out(self, number, answers) -> None:
+    @rule(
+        number=pick,
+        how=often("carry out", "remember", "refuse", "overlook"),
+        why=st.sampled_from(REFUSALS),
+        answers=often(True, False),
+    )
+    def treat(self, number, how, why, answers) -> None:
         received = self.received()
         bs_eui, op_id = received[number % len(received)]
-        station = self.stations[bs_eui]
-        station.inbox.remove(op_id)
-        station.carry_out(op_id)
-        if answers:
-            self.give_answer(bs_eui, (op_id, None))
-
-    @precondition(lambda self: self.received())
-    @rule(number=pick, why=st.sampled_from(REFUSALS), answers=st.booleans())
-    def refuse(self, number, why, answers) -> None:
-        received = self.received()
-        bs_eui, op_id = received[number % len(received)]
-        station = self.stations[bs_eui]
-        message = station.pending[op_id]
-        if isinstance(message, AttachPropagate) or message.ep_eui not in station.held:
-            station.inbox.remove(op_id)
-            station.outbox.append((op_id, why))
-            if answers:
-                self.give_answer(bs_eui, (op_id, why))
-        elif why.code != Code.ENOENT:  # that would be a lie
-            station.inbox.remove(op_id)
-            station.outbox.append((op_id, why))
+        outcome = self.stations[bs_eui].treat(op_id, how, why)
+        if answers and outcome is not None and (bs_eui, outcome) in self.unanswered():
+            self.give_answer(bs_eui, outcome)
 
     @precondition(lambda self: self.unanswered())
-    @rule(number=pick)
-    def answer(self, number) -> None:
+    @rule(number=pick, forgets=often(False, True))
+    def answer(self, number, forgets) -> None:
         unanswered = self.unanswered()
-        self.give_answer(*unanswered[number % len(unanswered)])
+        bs_eui, outcome = unanswered[number % len(unanswered)]
+        if not forgets:
+            self.give_answer(bs_eui, outcome)
+        elif self.stations[bs_eui].may_forget(outcome):
+            self.stations[bs_eui].outbox.remove(outcome)
 
     def give_answer(self, bs_eui: int, outcome: tuple[int, Refused | None]) -> None:
         station, (op_id, why) = self.stations[bs_eui], outcome
         station.outbox.remove(outcome)
         message = station.pending.pop(op_id)
         self.way(bs_eui, message.ep_eui).discard(op_id)
-        if why is None:
+        if why is None or is_done(message, why):
             self.note_certain(station, message)
+        if why is None:
             registration = self.lifecycle.answered(bs_eui, message)
         else:
             registration = self.lifecycle.refused(bs_eui, message, why, now=self.now)
         self.store(registration)
 
     def note_certain(self, station: Station, message: Told) -> None:
-        ep_eui = message.ep_eui
-        told = mark_of(message) if isinstance(message, AttachPropagate) else None
-        if station.newest.get(ep_eui) == message.op_id:
+        ep_eui, told = message.ep_eui, left_by(message)
+        is_newest = station.newest.get(ep_eui) == message.op_id
+        if is_newest and ep_eui not in station.mixed_up:
             station.certain[ep_eui] = told
         elif station.certain.get(ep_eui) != told:
             station.certain.pop(ep_eui, None)
@@ -825,24 +875,6 @@ class LifecycleMachine(RuleBasedStateMachine):
     def store(self, registration: Registration | None) -> None:
         if registration is not None:
             self.stored[registration.bs_eui, registration.ep_eui] = registration
-
-    @precondition(lambda self: self.received())
-    @rule(number=pick)
-    def overlook(self, number) -> None:
-        """A base station neither carries it out nor answers."""
-        received = self.received()
-        bs_eui, op_id = received[number % len(received)]
-        self.stations[bs_eui].inbox.remove(op_id)
-
-    @precondition(lambda self: self.unanswered())
-    @rule(number=pick)
-    def forget_to_answer(self, number) -> None:
-        unanswered = self.unanswered()
-        bs_eui, outcome = unanswered[number % len(unanswered)]
-        station, (op_id, why) = self.stations[bs_eui], outcome
-        # Whoever carries out things in the wrong order and does not say so cannot be helped.
-        if why is not None or station.was_in_order(op_id):
-            station.outbox.remove(outcome)
 
     @precondition(lambda self: self.waited_for())
     @rule(number=pick)
@@ -855,10 +887,17 @@ class LifecycleMachine(RuleBasedStateMachine):
 
     # --- time and the process ---
 
-    @rule(seconds=st.sampled_from([30.0, 60.0, 3600.0]))
-    def wait(self, seconds) -> None:
-        self.now += seconds
+    def next_retry(self) -> float | None:
+        retries = [self.lifecycle.next_retry(bs_eui) for bs_eui in self.lifecycle.connected()]
+        return min((retry for retry in retries if retry is not None), default=None)
 
+    @precondition(lambda self: self.next_retry() is not None)
+    @rule(tells=often(True, False))
+    def wait(self, tells) -> None:
+        self.now = self.next_retry() or self.now
+        self.order(tells)
+
+    @precondition(lambda self: self.waited_for())
     @rule()
     def crash(self) -> None:
         """What was returned is on disk, with the wishes and the sessions."""
@@ -870,12 +909,12 @@ class LifecycleMachine(RuleBasedStateMachine):
         for registration in self.stored.values():
             self.lifecycle.recall(registration)
         self.lifecycle.recalled()
-        self.mortal.clear()
         for bs_eui, station in self.stations.items():
             self.cut(bs_eui)
             # The order of its answers is forgotten with the process. That does no harm where what
             # is issued again is carried out again.
             station.carried_out.clear()
+            station.mixed_up.clear()
 
     # --- what always holds ---
 
@@ -907,9 +946,9 @@ class LifecycleMachine(RuleBasedStateMachine):
             if not self.stations[bs_eui].is_connected:
                 if not self.stations[bs_eui].session:
                     self.stations[bs_eui].begin_session()
-                self.let_in(bs_eui, remembers=False)
+                self.let_in(bs_eui)
         while self.unsent:
-            self.send(0)
+            self.send(0, "is sent")
         self.settle_operations()
         wanted = {ep_eui: mark_of(wish) for ep_eui, wish in self.wishes.items()}
         for bs_eui, station in self.stations.items():
@@ -921,17 +960,16 @@ class LifecycleMachine(RuleBasedStateMachine):
         """All orders are answered positively; what was overlooked or forgotten stays so."""
         for _ in range(50):
             while self.received():
-                self.carry_out(0, answers=False)
+                self.treat(0, "carry out", None, answers=False)
             while self.unanswered():
-                self.answer(0)
+                self.answer(0, forgets=False)
             while self.waited_for():
                 self.give_up(0)
             told = [self.take_order(bs_eui, sends=True) for bs_eui in STATIONS]
             if not any(told):
-                retries = [self.lifecycle.next_retry(bs_eui) for bs_eui in STATIONS]
-                if retries == [None, None]:
+                if self.next_retry() is None:
                     return
-                self.now = min(retry for retry in retries if retry is not None)
+                self.wait(tells=True)
         raise AssertionError("the dust does not settle")
 
 
