@@ -262,12 +262,13 @@ async def test_a_silent_sensor_is_warned_about_detached_and_taken_back(site, bro
         await wait_until(lambda: ledger.bodies(warning), "it is warned about")
         await wait_until(lambda: not station.served, "it is detached")
         assert (await data(service, "sensors", "show", EUI))["activity"] == "auto_detached"
+        assert len(ledger.bodies(warning)) == 1
 
         station.send(telegram(SENSOR, 2))
 
         await wait_until(lambda: SENSOR in station.served, "it is attached again")
-        assert len(ledger.bodies(warning)) == 1
-        actions = [body["action"] for body in ledger.bodies(status)]
+        await wait_until(lambda: len(ledger.bodies(status)) >= 3, "that is announced")
+        actions = [body["action"] for body in ledger.bodies(status)][:3]
         assert actions == ["attached", "auto_detached", "attached"]
         assert station.served[SENSOR].last_packet_cnt == 2
 

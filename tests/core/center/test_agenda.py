@@ -120,6 +120,13 @@ def test_what_is_planned_again_and_again_takes_no_more_room_than_what_is_planned
     assert candidates(agenda, now=10_000.0) == [497 % 3, 498 % 3, 499 % 3]
 
 
+def test_what_was_refused_since_it_changed_has_its_own_time():
+    agenda = agenda_of()
+    agenda.look_at(1)
+    agenda.try_later(1, 0.0)
+    assert (candidates(agenda, 0.0), candidates(agenda, 60.0)) == ([], [1])
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from(["look", "later", "done", "take", "wait"]), st.integers(0, 4))
@@ -147,7 +154,8 @@ def test_nothing_is_lost_and_what_is_planned_waits_for_its_time(steps):
                 now += 50.0 * ep_eui
             case _:
                 ripe = sorted((at, each) for each, at in planned.items() if at <= now)
-                assert candidates(agenda, now) == [*changed, *(each for _, each in ripe)]
+                fresh = [each for each in changed if each not in planned]
+                assert candidates(agenda, now) == [*fresh, *(each for _, each in ripe)]
                 changed.clear()
                 planned = {each: at for each, at in planned.items() if at > now}
         assert agenda.next_retry() == min(planned.values(), default=None)
