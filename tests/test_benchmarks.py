@@ -37,8 +37,8 @@ needs_everything = pytest.mark.skipif(
         pytest.param(replace(TINY, overlap=2, early=True), id="early"),
     ],
 )
-def test_what_is_acknowledged_reaches_the_subscriber_once(case, tmp_path):
-    figures = measure(case, tmp_path)
+def test_what_is_acknowledged_reaches_the_subscriber_once(case):
+    figures = measure(case)
 
     assert (figures.lost, figures.copies, figures.refused, figures.unanswered) == (0, 0, 0, 0)
     assert figures.is_complete
@@ -47,8 +47,8 @@ def test_what_is_acknowledged_reaches_the_subscriber_once(case, tmp_path):
 @pytest.mark.process
 @pytest.mark.broker
 @needs_everything
-def test_a_storm_of_attaches_is_confirmed_everywhere_and_loses_no_uplink(tmp_path):
-    storm = attach_storm.measure(40, replace(TINY, seconds=4), rest=1.0, parent=tmp_path)
+def test_a_storm_of_attaches_is_confirmed_everywhere_and_loses_no_uplink():
+    storm = attach_storm.measure(40, replace(TINY, seconds=4), rest=1.0)
 
     assert storm.confirmed == 40 * TINY.stations
     assert storm.calm.is_complete

@@ -129,7 +129,9 @@ class Moved:
                 f"Left out, it assigns nothing: line {', '.join(map(str, self.env.unread))}"
             )
         told = [
-            textwrap.fill(line, 80, subsequent_indent="  ", break_long_words=False)
+            textwrap.fill(
+                line, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+            )
             for line in lines
         ]
         steps = [(f"{number}.", *step) for number, step in enumerate(self._next(), 1)]
