@@ -121,21 +121,18 @@ class Moved:
         """What is left out, and what to do next."""
         import textwrap
 
-        lines = [f"Written: {self.config_file}", *(f"Kept: {file}" for file in self.kept)]
+        # A path stays on its line however long it is: it is there to be copied.
+        files = [f"Written: {self.config_file}", *(f"Kept: {file}" for file in self.kept)]
+        left = []
         if self.earlier.left:
-            lines.append(f"Left out, there is no such setting: {', '.join(self.earlier.left)}")
+            left.append(f"Left out, there is no such setting: {', '.join(self.earlier.left)}")
         if self.env.unread:
-            lines.append(
+            left.append(
                 f"Left out, it assigns nothing: line {', '.join(map(str, self.env.unread))}"
             )
-        told = [
-            textwrap.fill(
-                line, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-            )
-            for line in lines
-        ]
+        told = [textwrap.fill(line, 80, subsequent_indent="  ") for line in left]
         steps = [(f"{number}.", *step) for number, step in enumerate(self._next(), 1)]
-        return "\n".join([*told, "", "Next:", output.columns(steps)])
+        return "\n".join([*files, *told, "", "Next:", output.columns(steps)])
 
     def _next(self) -> Iterator[tuple[str, str]]:
         """Commands, and why."""
