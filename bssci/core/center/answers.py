@@ -3,13 +3,20 @@
 A command is answered `received` at once, and once more when it has an end; what cannot be followed
 at all is answered with an error instead. Hours have one decimal. Beyond their own topics, commands
 that came on a topic of the earlier service are answered where that was promised to answer.
+
+A downlink is answered on a topic of its own, with each result that it has.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from bssci.core.center.commands import Malformed, MalformedSettings
+from bssci.core.center.commands import (
+    Malformed,
+    MalformedDownlink,
+    MalformedSettings,
+    SendDownlink,
+)
 from bssci.core.center.topics import Fields, Publication, Topics, encode
 from bssci.core.protocol.errors import Code
 from bssci.core.protocol.eui import format_eui
@@ -18,8 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from bssci.core.center.commands import ChangeSettings, Order, QueryStatus, Ref
+    from bssci.core.center.downlinks import DownlinkRecord, DownlinkState, Ending, Result
     from bssci.core.center.happenings import Happening
     from bssci.core.center.roster import Activity
+    from bssci.core.protocol.messages import DownlinkRxStatus
 
 __all__ = ["MAX_ERROR", "Answers", "End"]
 
@@ -60,7 +69,7 @@ class Answers:
         body: Fields = {"action": happening.event, "sensor_eui": format_eui(happening.ep_eui)}
         if happening.bs_eui is not None:
             body["base_station_eui"] = format_eui(happening.bs_eui)
-        return self._of_sensor(happening, "status", body | more)
+        return self._published(happening.ep_eui, "status", body | more, happening.at_ns)
 
     def _warning(self, happening: Happening) -> Publication:
         left_ns = max(0, happening.detach_ns - happening.silent_ns)
@@ -72,12 +81,11 @@ class Answers:
             "warning_threshold_hours": _hours(happening.warn_ns),
             "detach_threshold_hours": _hours(happening.detach_ns),
         }
-        return self._of_sensor(happening, "warning", body)
+        return self._published(happening.ep_eui, "warning", body, happening.at_ns)
 
-    def _of_sensor(self, happening: Happening, topic: str, body: Fields) -> Publication:
-        body["timestamp"] = happening.at_ns / 1e9
-        name = format_eui(happening.ep_eui)
-        return Publication(f"{self._topics.base}/ep/{name}/{topic}", encode(body))
+    def _published(self, ep_eui: int, topic: str, body: Fields, at_ns: int) -> Publication:
+        body["timestamp"] = at_ns / 1e9
+        return Publication(f"{self._topics.base}/ep/{format_eui(ep_eui)}/{topic}", encode(body))
 
     # --- commands ---
 
@@ -118,6 +126,7 @@ class Answers:
         base_stations: Iterable[int],
         last_seen_ns: int | None,
         activity: Activity,
+        reception: Mapping[str, object] | None = None,
     ) -> list[Publication]:
         """How it is with an end point; this ends the command.
 
@@ -125,6 +134,7 @@ class Answers:
             is_registered: it is one of ours.
             base_stations: those that confirmed that they serve it.
             last_seen_ns: Unix time of its last telegram; None: it was never heard.
+            reception: how it has told that it received a downlink, as listings show it.
         """
         result: Fields = {
             "registered": is_registered,
@@ -132,11 +142,46 @@ class Answers:
             "last_seen": None if last_seen_ns is None else last_seen_ns / 1e9,
             "activity": activity,
         }
+        if reception is not None:
+            result["downlink_reception"] = dict(reception)
         return self.finished(order, "ok", now_ns=now_ns, result=result)
 
     def _respond(self, order: Order, body: Fields, now_ns: int) -> list[Publication]:
         topics = self._topics.responses(order.ep_eui, via_legacy=order.via_legacy)
         return _on_each(topics, body, now_ns)
+
+    # --- downlinks ---
+
+    def downlink(
+        self, record: DownlinkRecord, event: DownlinkState, *, overrules: Result | None = None
+    ) -> Publication | None:
+        """What applications are told when a downlink has come into a state; None: nothing.
+
+        Args:
+            overrules: the result that was told before, if it has turned out not to be so.
+        """
+        if event == "at_station":
+            return None
+        downlink, ending = record.downlink, record.ending
+        body = _result(downlink.que_id, downlink.ref, event, downlink.ep_eui)
+        body |= {} if ending is None else _ending(ending)
+        if overrules is not None:
+            body["overrules"] = overrules
+        topic = self._topics.downlink_status(format_eui(downlink.ep_eui))
+        return _on_each((topic,), body, _when(record, event))[0]
+
+    def reception(self, bs_eui: int, report: DownlinkRxStatus, *, now_ns: int) -> Publication:
+        """How an end point has received a downlink, as it has told a base station."""
+        body: Fields = {
+            "action": "downlink_reception",
+            "sensor_eui": format_eui(report.ep_eui),
+            "base_station_eui": format_eui(bs_eui),
+            "rxTime": report.rx_time,
+            "cnt": report.packet_cnt,
+            "snr": report.dl_rx_snr,
+            "rssi": report.dl_rx_rssi,
+        }
+        return self._published(report.ep_eui, "status", body, now_ns)
 
     # --- errors ---
 
@@ -144,6 +189,10 @@ class Answers:
         self, order: Order, error: str, *, now_ns: int, code: int = Code.EINVAL
     ) -> list[Publication]:
         """That a command was understood, but asks for what cannot be; nothing was changed."""
+        if isinstance(order, SendDownlink):
+            topic = self._topics.downlink_status(format_eui(order.ep_eui))
+            body = _rejected(error, code, order.ep_eui, order.ref)
+            return _on_each((topic,), body, now_ns)
         topics = self._topics.errors(format_eui(order.ep_eui), via_legacy=order.via_legacy)
         return _on_each(topics, _error(error, code, order.ep_eui, order.ref), now_ns)
 
@@ -152,6 +201,8 @@ class Answers:
         if isinstance(found, MalformedSettings):
             body = _head("config", "error", found.ref)
             body |= {"error": found.error, "code": found.code}
+        elif isinstance(found, MalformedDownlink):
+            body = _rejected(found.error, found.code, found.ep_eui, found.ref)
         else:
             body = _error(found.error, found.code, found.ep_eui, found.ref)
         return _on_each(found.topics, body, now_ns)
@@ -199,6 +250,40 @@ def _error(error: str, code: int, ep_eui: int | None, ref: Ref | None) -> Fields
     if ref is not None:
         body["ref"] = ref
     return body
+
+
+def _result(que_id: int | None, ref: Ref | None, result: str, ep_eui: int | None) -> Fields:
+    body: Fields = {"id": que_id}
+    if ref is not None:
+        body["ref"] = ref
+    return body | {
+        "result": result,
+        "sensor_eui": None if ep_eui is None else format_eui(ep_eui),
+    }
+
+
+def _rejected(error: str, code: int, ep_eui: int | None, ref: Ref | None) -> Fields:
+    """Of what has not become a downlink, so that there is no id."""
+    return _result(None, ref, "rejected", ep_eui) | {"error": _cut(error), "code": int(code)}
+
+
+def _ending(ending: Ending) -> Fields:
+    known: dict[str, object | None] = {
+        "bs_eui": None if ending.bs_eui is None else format_eui(ending.bs_eui),
+        "txTime": ending.tx_time,
+        "cnt": ending.packet_cnt,
+        "error": _cut(ending.message) or None,
+        "code": ending.code,
+    }
+    if ending.code is not None and not ending.message:
+        known["error"] = "a base station refuses it"
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _when(record: DownlinkRecord, event: DownlinkState) -> int:
+    if event == "acknowledged" and record.acknowledged_ns is not None:
+        return record.acknowledged_ns
+    return record.downlink.created_ns if record.ending is None else record.ending.at_ns
 
 
 def _on_each(topics: tuple[str, ...], body: Fields, now_ns: int) -> list[Publication]:

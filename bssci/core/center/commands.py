@@ -7,14 +7,21 @@ becomes a `Malformed` that says what was found. Its words never hold what could 
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
 from dataclasses import dataclass, field
-from math import isfinite
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar, NoReturn
+from typing import TYPE_CHECKING, ClassVar
 
+from bssci.core.center.bodies import (
+    BLANK,
+    MAX_PAYLOAD,
+    MAX_REF,
+    InvalidBodyError,
+    Ref,
+    json_of,
+    object_of,
+    text_of,
+)
 from bssci.core.center.end_points import KEY_MASK, shown
 from bssci.core.center.topics import Topics
 from bssci.core.protocol.errors import Code, InvalidEuiError
@@ -34,18 +41,15 @@ __all__ = [
     "Detach",
     "Inbox",
     "Malformed",
+    "MalformedDownlink",
     "MalformedSettings",
     "Order",
     "QueryStatus",
     "Ref",
+    "SendDownlink",
     "subscriptions",
 ]
 
-# The longest command is a sensor with every parameter, below 2 KiB.
-MAX_PAYLOAD = 64 * 1024
-
-MAX_REF = 128  # characters, or digits of a number
-MAX_DEPTH = 8  # of JSON; a list of tags in an object is 3
 MAX_LEVEL = 40  # characters of the level where an EUI should be, to be answered below it
 
 EARLIER_NAMES: Mapping[str, str] = MappingProxyType(
@@ -72,9 +76,6 @@ EARLIER_NAMES: Mapping[str, str] = MappingProxyType(
 
 
 # --- what is asked -------------------------------------------------------------------------
-
-Ref = str | int | float
-"""What a client marks its command with, to know the answers by it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +129,19 @@ class QueryStatus(Order):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SendDownlink(Order):
+    """Say something to this end point; answered where results of downlinks are told.
+
+    Attributes:
+        given: parameters as they came, `ref` among them, for `downlink_of`.
+    """
+
+    command: ClassVar[str] = "dl"
+
+    given: Mapping[str, object] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeSettings:
     """Change what is set.
 
@@ -158,11 +172,16 @@ class Malformed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MalformedDownlink(Malformed):
+    """The same about a downlink, which is rejected."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MalformedSettings(Malformed):
     """The same about the settings."""
 
 
-Command = Configure | Attach | Detach | QueryStatus | ChangeSettings
+Command = Configure | Attach | Detach | QueryStatus | SendDownlink | ChangeSettings
 
 _Word = type[Attach] | type[Detach] | type[QueryStatus]
 _WORDS: Mapping[str, _Word] = {kind.command: kind for kind in (Attach, Detach, QueryStatus)}
@@ -179,7 +198,7 @@ def subscriptions(base: str, *, legacy: bool) -> tuple[str, ...]:
         legacy: also the command topics that the earlier service was promised to have.
     """
     base = Topics(base).base
-    verbs = [f"{base}/ep/+/{verb}" for verb in ("config", "register", "cmd")]
+    verbs = [f"{base}/ep/+/{verb}" for verb in ("config", "register", "cmd", "dl")]
     # The last one also matches `config/`: a level can be empty (MQTT 3.1.1, 4.7.1.3).
     filters = [*_with_and_without_slash(verbs), f"{base}/config", f"{base}/config/+"]
     if legacy:
@@ -211,6 +230,8 @@ class Inbox:
         match topic.removeprefix(base).removesuffix("/").split("/"):
             case ["ep", name, ("config" | "register" | "cmd") as verb]:
                 return self._order(name, verb, payload, via_legacy=False)
+            case ["ep", name, "dl"]:
+                return self._downlink(name, payload)
             case ["config"]:
                 return self._settings(payload)
             case ["config", name] if name != "response":
@@ -224,34 +245,56 @@ class Inbox:
             ep_eui = parse_eui(name)
         except InvalidEuiError as error:
             topics = self._topics.errors(name, via_legacy=via_legacy) if _is_decent(name) else ()
-            found = str(error) if topics else "the topic names no EUI, and nobody to answer"
-            return Malformed(topics=topics, error=found)
+            return Malformed(topics=topics, error=_no_eui(error, topics), ref=_ref_in(payload))
         try:
             if verb == "cmd":
-                kind, ref = _command(_text(payload))
+                kind, ref = _command(text_of(payload))
                 return kind(ep_eui=ep_eui, ref=ref, via_legacy=via_legacy)
-            given, ref = _parameters(_text(payload), ep_eui)
+            given, ref = _parameters(text_of(payload), ep_eui)
             return Configure(ep_eui=ep_eui, given=given, ref=ref)
-        except _Refusal as refusal:
+        except InvalidBodyError as refusal:
             topics = self._topics.errors(format_eui(ep_eui), via_legacy=via_legacy)
             return Malformed(topics=topics, error=str(refusal), ep_eui=ep_eui, ref=refusal.ref)
 
+    def _downlink(self, name: str, payload: bytes) -> SendDownlink | MalformedDownlink:
+        try:
+            ep_eui = parse_eui(name)
+        except InvalidEuiError as error:
+            topics = (self._topics.downlink_status(name),) if _is_decent(name) else ()
+            return MalformedDownlink(
+                topics=topics, error=_no_eui(error, topics), ref=_ref_in(payload)
+            )
+        try:
+            given, ref = object_of(json_of(text_of(payload)))
+            _check_eui(given.pop("eui", None), ep_eui, ref)
+        except InvalidBodyError as refusal:
+            topics = (self._topics.downlink_status(format_eui(ep_eui)),)
+            return MalformedDownlink(
+                topics=topics, error=str(refusal), ep_eui=ep_eui, ref=refusal.ref
+            )
+        given |= {} if ref is None else {"ref": ref}
+        return SendDownlink(ep_eui=ep_eui, given=given, ref=ref)
+
     def _settings(self, payload: bytes) -> ChangeSettings | MalformedSettings:
         try:
-            given, ref = _object(_json(_text(payload)))
+            given, ref = object_of(json_of(text_of(payload)))
             return ChangeSettings(values=_values(given, ref), ref=ref)
-        except _Refusal as refusal:
+        except InvalidBodyError as refusal:
             return self._no_settings(refusal)
 
     def _setting(self, name: str, payload: bytes) -> ChangeSettings | MalformedSettings:
         try:
-            return ChangeSettings(values={_setting_named(name): _value(_text(payload))})
-        except _Refusal as refusal:
+            return ChangeSettings(values={_setting_named(name): _value(text_of(payload))})
+        except InvalidBodyError as refusal:
             return self._no_settings(refusal)
 
-    def _no_settings(self, refusal: _Refusal) -> MalformedSettings:
+    def _no_settings(self, refusal: InvalidBodyError) -> MalformedSettings:
         topics = (self._topics.settings_response,)
         return MalformedSettings(topics=topics, error=str(refusal), ref=refusal.ref)
+
+
+def _no_eui(error: InvalidEuiError, topics: tuple[str, ...]) -> str:
+    return str(error) if topics else "the topic names no EUI, and nobody to answer"
 
 
 def _is_decent(name: str) -> bool:
@@ -263,54 +306,33 @@ def _is_decent(name: str) -> bool:
 # --- bodies --------------------------------------------------------------------------------
 
 
-class _Refusal(Exception):
-    """A body that asks for nothing that can be done.
-
-    Attributes:
-        ref: what the client marked it with, if it could be read.
-    """
-
-    def __init__(self, found: str, ref: Ref | None = None) -> None:
-        super().__init__(found)
-        self.ref = ref
-
-
-# Programs in C send the NUL that ends their text, editors on Windows a byte order mark before it.
-_BLANK = " \t\r\n\v\f\0\ufeff"
-
-
-def _text(payload: bytes) -> str:
-    if len(payload) > MAX_PAYLOAD:
-        raise _Refusal(f"the message has {len(payload)} bytes, at most {MAX_PAYLOAD} are possible")
+def _ref_in(payload: bytes) -> Ref | None:
+    """What a message is marked with of which nothing else is of use; None: nothing readable."""
     try:
-        text = payload.decode().strip(_BLANK)
-    except UnicodeDecodeError as error:
-        found = f"byte {error.start + 1} is 0x{payload[error.start]:02X}"
-        raise _Refusal(f"the message is no UTF-8 text: {found}") from error
-    if not text:
-        raise _Refusal("the message is empty")
-    return text
+        return object_of(json_of(text_of(payload)))[1]
+    except InvalidBodyError as refusal:
+        return refusal.ref
 
 
 def _command(text: str) -> tuple[_Word, Ref | None]:
     if text[0] not in '"{[':
         return _word(text, None), None
-    found = _json(text)
+    found = json_of(text)
     if isinstance(found, str):
         return _word(found, None), None
-    given, ref = _object(found)
+    given, ref = object_of(found)
     named = [given[name] for name in ("command", "action") if given.get(name) is not None]
     return _word(named[0] if named else "", ref), ref
 
 
 def _word(found: object, ref: Ref | None) -> _Word:
     if not isinstance(found, str):
-        raise _Refusal(f"command: found {shown(found)}, {_EXPECTED}", ref)
-    word = found.strip(_BLANK)
+        raise InvalidBodyError(f"command: found {shown(found)}, {_EXPECTED}", ref)
+    word = found.strip(BLANK)
     if not word:
-        raise _Refusal(f"the command is missing: {_EXPECTED}", ref)
+        raise InvalidBodyError(f"the command is missing: {_EXPECTED}", ref)
     if word.lower() not in _WORDS:
-        raise _Refusal(f"{shown(word)} is no command: {_EXPECTED}", ref)
+        raise InvalidBodyError(f"{shown(word)} is no command: {_EXPECTED}", ref)
     return _WORDS[word.lower()]
 
 
@@ -319,7 +341,7 @@ _LET_BY = {"eui", "timestamp", "preferredDownlinkPath"}
 
 
 def _parameters(text: str, ep_eui: int) -> tuple[dict[str, object], Ref | None]:
-    given, ref = _object(_json(text))
+    given, ref = object_of(json_of(text))
     _check_eui(given.get("eui"), ep_eui, ref)
     return {name: value for name, value in given.items() if name not in _LET_BY}, ref
 
@@ -331,7 +353,7 @@ def _check_eui(found: object, ep_eui: int, ref: Ref | None) -> None:
     except InvalidEuiError:
         is_same = False
     if not is_same:
-        raise _Refusal(f"eui: it is not {format_eui(ep_eui)}, as the topic says", ref)
+        raise InvalidBodyError(f"eui: it is not {format_eui(ep_eui)}, as the topic says", ref)
 
 
 _SETTING = re.compile(r"[a-z_]{1,40}\.[a-z_]{1,40}")
@@ -342,10 +364,10 @@ def _values(given: Mapping[str, object], ref: Ref | None) -> dict[str, object]:
     for name, value in given.items():
         setting = _setting_named(name, ref)
         if setting in values:
-            raise _Refusal(f"{setting} is given twice", ref)
+            raise InvalidBodyError(f"{setting} is given twice", ref)
         values[setting] = value
     if not values:
-        raise _Refusal("nothing is given to be set", ref)
+        raise InvalidBodyError("nothing is given to be set", ref)
     return values
 
 
@@ -353,101 +375,15 @@ def _setting_named(name: str, ref: Ref | None = None) -> str:
     setting = EARLIER_NAMES.get(name.upper(), name)
     if not _SETTING.fullmatch(setting):
         expected = "a key of sc.toml like auto_detach.timeout is expected"
-        raise _Refusal(f"{shown(name)} is no setting: {expected}", ref)
+        raise InvalidBodyError(f"{shown(name)} is no setting: {expected}", ref)
     return setting
 
 
 def _value(text: str) -> object:
     """JSON, or else the text itself, as in `30d`."""
     try:
-        return _json(text)
-    except _Refusal:
+        return json_of(text)
+    except InvalidBodyError:
         if text[0] in '"{[':
             raise
         return text
-
-
-# --- JSON ----------------------------------------------------------------------------------
-
-
-def _json(text: str) -> object:
-    try:
-        found: object = _DECODER.decode(text)
-    except json.JSONDecodeError as error:
-        at = repr(text[error.pos]) if error.pos < len(text) else "the end"
-        where = f"at character {error.pos + 1}, found {at}"
-        raise _Refusal(f"no valid JSON: {error.msg} {where}") from error
-    except RecursionError as error:
-        raise _Refusal(_TOO_DEEP) from error
-    _check(found)
-    return found
-
-
-_TOO_DEEP = f"the JSON has more than {MAX_DEPTH} levels"
-
-
-def _check(found: object) -> None:
-    level = [found]
-    for _ in range(MAX_DEPTH):
-        if any(isinstance(each, str) and _SURROGATE.search(each) for each in level):
-            raise _Refusal("a text in the JSON has half of a surrogate pair")
-        level = [inner for each in level for inner in _inside(each)]
-        if not level:
-            return
-    raise _Refusal(_TOO_DEEP)
-
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def _inside(found: object) -> list[object]:
-    if isinstance(found, dict):
-        return [*found, *found.values()]
-    return found if isinstance(found, list) else []
-
-
-def _once_each(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
-        raise _Refusal(f"{shown(twice)} is given twice")
-    return found
-
-
-def _whole(digits: str) -> int:
-    if len(digits) > MAX_REF:
-        raise _Refusal(f"a number in the JSON has {len(digits)} digits")
-    return int(digits)
-
-
-def _fraction(digits: str) -> float:
-    if len(digits) > MAX_REF or not isfinite(number := float(digits)):
-        raise _Refusal("a number in the JSON is too long or too great")
-    return number
-
-
-def _no_number(word: str) -> NoReturn:
-    raise _Refusal(f"no valid JSON: {word} is no number")
-
-
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_once_each,
-    parse_int=_whole,
-    parse_float=_fraction,
-    parse_constant=_no_number,
-)
-
-
-def _object(found: object) -> tuple[dict[str, object], Ref | None]:
-    """What an object holds, and what it is marked with."""
-    if not isinstance(found, dict):
-        raise _Refusal(f"found {shown(found)}, a JSON object is expected")
-    return {name: value for name, value in found.items() if name != "ref"}, _ref(found.get("ref"))
-
-
-def _ref(found: object) -> Ref | None:
-    if found is not None and (isinstance(found, bool) or not isinstance(found, str | int | float)):
-        raise _Refusal(f"ref: found {shown(found)}, a text or a number is expected")
-    if isinstance(found, str) and len(found) > MAX_REF:
-        raise _Refusal(f"ref: has {len(found)} characters, at most {MAX_REF} are possible")
-    return found

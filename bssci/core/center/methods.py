@@ -33,6 +33,7 @@ _KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "float": ("a number", lambda value: isinstance(value, float) or _is_int(value)),
     "bool": ("a boolean", lambda value: isinstance(value, bool)),
     "list[str]": ("a list of texts", lambda value: _is_list_of(str, value)),
+    "list[int]": ("a list of integers", lambda value: _is_list_of(int, value)),
     "list[dict[str,object]]": ("a list of objects", lambda value: _is_list_of(dict, value)),
     "dict[str,object]": ("an object", lambda value: isinstance(value, dict)),
     "object": ("anything", lambda _: True),

@@ -1,4 +1,4 @@
-"""What was heard and what is made of it: receptions, telegrams, and what is kept of a telegram."""
+"""What was heard and what is made of it: receptions, telegrams, reports, and what is kept."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from bssci.core.protocol.messages import UplinkData
+    from bssci.core.protocol.messages import UplinkData, VmUplinkData
 
 __all__ = [
     "DIGEST_SIZE",
+    "NO_COUNTER",
+    "VM",
     "Heard",
     "Outcome",
     "Reception",
+    "Report",
     "SettledUplink",
     "Sighting",
     "Telegram",
@@ -26,6 +29,12 @@ __all__ = [
 ]
 
 DIGEST_SIZE = 16  # octets
+
+VM = "vm"
+"""The channel of Variable MAC reports: what `SettledUplink.channel` says of them."""
+
+NO_COUNTER = -1
+"""The packet counter of what has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +57,28 @@ class Reception:
     uplink: UplinkData
     payload: bytes
     reissued: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Something that a base station heard of no end point of ours: a Variable MAC telegram.
+
+    Nothing tells a copy of it at another base station: each report is published for itself.
+
+    Attributes: as of a `Reception`.
+    """
+
+    bs_eui: int
+    received_ns: int
+    session: bytes
+    message: VmUplinkData
+    reissued: bool = False
+
+    @property
+    def digest(self) -> bytes:
+        """The operation in 16 octets: the same when it is issued again."""
+        operation = self.session + self.message.op_id.to_bytes(8, "big", signed=True)
+        return blake2b(operation, digest_size=DIGEST_SIZE).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +116,18 @@ class Telegram:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettledUplink:
-    """One telegram after its copies were removed, as it is kept.
+    """One telegram after its copies were removed, or one report, as it is kept.
 
     Attributes:
         id: its number in the outbox.
-        digest: of format and user data, with `ep_eui` and `packet_cnt` the identity of a telegram.
+        ep_eui: the end point; of a report, the base station.
+        packet_cnt: `NO_COUNTER` for a report.
+        digest: of format and user data, with `ep_eui` and `packet_cnt` the identity of a telegram;
+            of a report, its operation.
         received_ns: Unix time of its first reception.
-        journal_row: the journal row of its first reception.
+        journal_row: the journal row of its first reception; 0 for a report.
         body: what is published, JSON.
+        channel: None for a telegram of an end point, `VM` for a report.
     """
 
     id: int
@@ -102,6 +137,7 @@ class SettledUplink:
     received_ns: int
     journal_row: int
     body: str
+    channel: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

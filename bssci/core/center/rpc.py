@@ -29,6 +29,7 @@ __all__ = [
     "Failure",
     "Id",
     "InvalidRequestError",
+    "NoAnswerError",
     "NotFoundError",
     "Notification",
     "Params",
@@ -99,11 +100,20 @@ class NotFoundError(RequestError):
     exit_code: ClassVar[int] = 5
 
 
+class NoAnswerError(RequestError):
+    """A base station was asked and does not answer in time; it may still do what it was asked."""
+
+    exit_code: ClassVar[int] = 7
+
+
 class BusyError(RequestError):
     """Too much is asked at once; the same request can be made later."""
 
 
-_BY_EXIT = {kind.exit_code: kind for kind in (RequestError, InvalidRequestError, NotFoundError)}
+_BY_EXIT = {
+    kind.exit_code: kind
+    for kind in (RequestError, InvalidRequestError, NotFoundError, NoAnswerError)
+}
 
 
 # --- envelopes ---

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Literal
 
 from bssci.core.center.receptions import Sighting, known_eq_snr
 from bssci.core.center.registry import position_of, unix_time_ns
+from bssci.core.protocol.codec import to_map
 from bssci.core.protocol.errors import Code, StorageError
 from bssci.core.protocol.eui import format_eui, parse_eui
 
 if TYPE_CHECKING:
-    from bssci.core.center.receptions import Heard, Telegram
+    from bssci.core.center.receptions import Heard, Report, Telegram
     from bssci.core.center.registry import BaseStation
     from bssci.core.protocol.messages import StatusResponse, UplinkData
 
@@ -27,9 +28,14 @@ __all__ = [
     "Publication",
     "Topics",
     "encode",
+    "report_body",
     "sightings_of",
     "uplink_body",
 ]
+
+# What a base station says of its configuration may be anything. There are brokers that end a
+# connection on which a message of 128 KiB comes.
+MAX_CONFIG = 16 * 1024  # octets of JSON
 
 MAX_BASE_TOPIC = 1_024  # octets; MQTT allows 65535 for a whole name, and ours add less than 100
 
@@ -64,6 +70,10 @@ class Topics:
         """Where the uplinks of an end point are published; the body is `uplink_body`."""
         return f"{self.base}/ep/{ep_eui:016X}/ul"
 
+    def report(self, bs_eui: int) -> str:
+        """Where a base station's Variable MAC reports are published; the body is `report_body`."""
+        return f"{self.base}/bs/{bs_eui:016X}/vm"
+
     def responses(self, ep_eui: int, *, via_legacy: bool) -> tuple[str, ...]:
         """Where a command to an end point is answered.
 
@@ -82,6 +92,14 @@ class Topics:
         """
         ours = f"{self.base}/ep/{name}/error"
         return (ours, f"EP/{name}/response") if via_legacy else (ours,)
+
+    def downlink_status(self, name: str) -> str:
+        """Where it is told what becomes of the downlinks to an end point.
+
+        Args:
+            name: as above.
+        """
+        return f"{self.base}/ep/{name}/dl/status"
 
     @property
     def settings_response(self) -> str:
@@ -147,7 +165,8 @@ def status_fields(status: StatusResponse, *, clock_offset_ns: int | None) -> Fie
 
     `time` is in ns, also where firmware sends µs or ms; a number that is no Unix time in any of
     these units stays as it came. `memLoad`, `cpuLoad` and `uptime` are always there, null when the
-    base station does not say; the rest is left out then. An empty message says nothing.
+    base station does not say; the rest is left out then. An empty message says nothing, and
+    a `config` of more than 16 KiB is too long to be told.
     """
     fields: Fields = {
         "code": status.code,
@@ -163,6 +182,8 @@ def status_fields(status: StatusResponse, *, clock_offset_ns: int | None) -> Fie
         fields["message"] = status.message
     if (position := position_of(status.geo_location)) is not None:
         fields["geoLocation"] = position
+    if status.config is not None and len(encode(status.config)) <= MAX_CONFIG:
+        fields["config"] = status.config
     if clock_offset_ns is not None:
         fields["clockOffset"] = clock_offset_ns / 1e9
     return fields
@@ -229,6 +250,29 @@ def _reception(heard: Heard) -> Fields:
     if heard.rx_time_corrected is not None:
         fields["rxTimeCorrected"] = heard.rx_time_corrected
     return fields
+
+
+def report_body(report: Report, *, uid: str) -> str:
+    """The JSON of a Variable MAC report: the fields of `vm.ulData` by their own names.
+
+    Only the user data is called `data`, as in uplinks. `timestamp` is the Unix time at which it
+    came, by our clock; `sysTime` is as the base station told it.
+
+    Args:
+        uid: published as `id`; the same however often the report is published.
+    """
+    told = to_map(report.message)
+    fields: Fields = {
+        "bs_eui": f"{report.bs_eui:016X}",
+        **{
+            "data" if name == "userData" else name: value
+            for name, value in told.items()
+            if name not in ("command", "opId")
+        },
+        "id": uid,
+        "timestamp": report.received_ns / 1e9,
+    }
+    return encode(fields)
 
 
 def sightings_of(body: str) -> list[Sighting]:

@@ -15,13 +15,23 @@ from bssci.core.center.commands import (
     Detach,
     Inbox,
     Malformed,
+    MalformedDownlink,
     MalformedSettings,
     QueryStatus,
+    SendDownlink,
+)
+from bssci.core.center.downlinks import (
+    Downlink,
+    DownlinkRecord,
+    Ending,
+    InvalidDownlinkError,
+    downlink_of,
 )
 from bssci.core.center.end_points import EndPoint, InvalidEndPointError, end_point_of
 from bssci.core.center.happenings import Happening
 from bssci.core.center.records import Wish
 from bssci.core.center.topics import Publication
+from bssci.core.protocol.messages import DownlinkRxStatus
 
 SENSOR = 0xFCA84A0300001234
 AVA, DIEHL = 0x70B3D59CD0000951, 0x000732000077E21D
@@ -227,6 +237,161 @@ def test_a_sensor_that_nobody_knows_has_a_status_too():
     ]
 
 
+# --- downlinks ---
+
+STATUS = "mioty/ep/FCA84A0300001234/dl/status"
+SENT = Ending(
+    result="sent", at_ns=NOW + 1_000_000_000, bs_eui=AVA, tx_time=1_703_123_457_000_000_123,
+    packet_cnt=8,
+)  # fmt: skip
+
+
+def record(ref=None, **changes) -> DownlinkRecord:
+    downlink = Downlink(
+        que_id=17, ep_eui=SENSOR, user_data=(b"",), ref=ref, created_ns=NOW, expires_ns=NOW + HOUR
+    )
+    return DownlinkRecord(downlink=downlink, **changes)
+
+
+def ended(result, **changes) -> DownlinkRecord:
+    return record(ending=Ending(result=result, at_ns=NOW, **changes))
+
+
+def test_a_downlink_that_is_queued_has_an_id_to_know_its_results_by():
+    assert [answers.downlink(record(ref), "queued") for ref in (None, "valve 3", 0)] == [
+        Publication(
+            STATUS,
+            f'{{"id":17,{marked}"result":"queued","sensor_eui":"FCA84A0300001234",'
+            '"timestamp":1703123456.789}',
+        )
+        for marked in ("", '"ref":"valve 3",', '"ref":0,')
+    ]
+
+
+def test_that_a_base_station_has_it_is_no_result():
+    assert answers.downlink(record(holder=AVA), "at_station") is None
+
+
+def test_a_downlink_that_was_sent_tells_when_and_after_which_uplink():
+    told = (
+        '"sensor_eui":"FCA84A0300001234","bs_eui":"70B3D59CD0000951",'
+        '"txTime":1703123457000000123,"cnt":8,'
+    )
+    sent = record("r", ending=SENT)
+    acknowledged = record("r", ending=SENT, acknowledged_ns=NOW + HOUR)
+    assert [
+        answers.downlink(sent, "sent"),
+        answers.downlink(acknowledged, "acknowledged"),
+        answers.downlink(acknowledged, "sent"),
+    ] == [
+        Publication(
+            STATUS, f'{{"id":17,"ref":"r","result":"sent",{told}"timestamp":1703123457.789}}'
+        ),
+        Publication(
+            STATUS,
+            f'{{"id":17,"ref":"r","result":"acknowledged",{told}"timestamp":1703127056.789}}',
+        ),
+        Publication(
+            STATUS, f'{{"id":17,"ref":"r","result":"sent",{told}"timestamp":1703123457.789}}'
+        ),
+    ]
+
+
+def test_a_result_that_was_told_too_early_is_overruled():
+    assert answers.downlink(record(ending=SENT), "sent", overrules="revoked") == Publication(
+        STATUS,
+        '{"id":17,"result":"sent","sensor_eui":"FCA84A0300001234","bs_eui":"70B3D59CD0000951",'
+        '"txTime":1703123457000000123,"cnt":8,"overrules":"revoked","timestamp":1703123457.789}',
+    )
+
+
+@pytest.mark.parametrize("result", ["expired", "invalid", "revoked", "rejected"])
+def test_a_downlink_that_was_not_sent_tells_why_if_there_is_a_reason(result):
+    head = f'{{"id":17,"result":"{result}","sensor_eui":"FCA84A0300001234",'
+    assert [
+        answers.downlink(ended(result), result),
+        answers.downlink(ended(result, message="too late"), result),
+        answers.downlink(ended(result, bs_eui=AVA, code=28, message="full"), result),
+        answers.downlink(ended(result, bs_eui=AVA, code=28), result),
+    ] == [
+        Publication(STATUS, f'{head}"timestamp":1703123456.789}}'),
+        Publication(STATUS, f'{head}"error":"too late","timestamp":1703123456.789}}'),
+        Publication(
+            STATUS,
+            f'{head}"bs_eui":"70B3D59CD0000951","error":"full","code":28,'
+            '"timestamp":1703123456.789}',
+        ),
+        Publication(
+            STATUS,
+            f'{head}"bs_eui":"70B3D59CD0000951","error":"a base station refuses it","code":28,'
+            '"timestamp":1703123456.789}',
+        ),
+    ]
+
+
+def test_what_does_not_become_a_downlink_is_rejected_without_an_id():
+    order = SendDownlink(ep_eui=SENSOR, given={"data": "01"}, ref="r")
+    error = "sensor FCA84A0300001234 cannot receive"
+    assert [
+        *answers.refused(order, error, now_ns=NOW),
+        *answers.refused(order, "later", now_ns=NOW, code=11),
+    ] == [
+        Publication(
+            STATUS,
+            '{"id":null,"ref":"r","result":"rejected","sensor_eui":"FCA84A0300001234",'
+            '"error":"sensor FCA84A0300001234 cannot receive","code":22,'
+            '"timestamp":1703123456.789}',
+        ),
+        Publication(
+            STATUS,
+            '{"id":null,"ref":"r","result":"rejected","sensor_eui":"FCA84A0300001234",'
+            '"error":"later","code":11,"timestamp":1703123456.789}',
+        ),
+    ]
+
+
+def test_what_is_no_downlink_is_rejected_too():
+    assert [
+        *answer_to("mioty/ep/FCA84A0300001234/dl", b"C0FFEE"),
+        *answer_to("mioty/ep/FCA84A03/dl", b"{}"),
+        *answer_to("mioty/ep/FCA84A0300001234/dl", b'{"data":"C0F","ref":7}'),
+    ] == [
+        Publication(
+            STATUS,
+            '{"id":null,"result":"rejected","sensor_eui":"FCA84A0300001234","error":"no valid '
+            'JSON: Expecting value at character 1, found \'C\'","code":22,'
+            '"timestamp":1703123456.789}',
+        ),
+        Publication(
+            "mioty/ep/FCA84A03/dl/status",
+            '{"id":null,"result":"rejected","sensor_eui":null,"error":"\'FCA84A03\' is not an EUI: '
+            '8 hexadecimal digits found, 16 expected","code":22,"timestamp":1703123456.789}',
+        ),
+        Publication(
+            STATUS,
+            '{"id":null,"ref":7,"result":"rejected","sensor_eui":"FCA84A0300001234","error":"data: '
+            'has 3 hexadecimal digits, two a byte are expected","code":22,'
+            '"timestamp":1703123456.789}',
+        ),
+    ]
+
+
+def test_how_a_downlink_was_received_is_told_among_what_happens_to_the_sensor():
+    report = DownlinkRxStatus(
+        ep_eui=SENSOR,
+        rx_time=1_703_123_456_000_000_789,
+        packet_cnt=8,
+        dl_rx_snr=12.5,
+        dl_rx_rssi=-101.25,
+    )
+    assert answers.reception(AVA, report, now_ns=NOW) == Publication(
+        "mioty/ep/FCA84A0300001234/status",
+        '{"action":"downlink_reception","sensor_eui":"FCA84A0300001234",'
+        '"base_station_eui":"70B3D59CD0000951","rxTime":1703123456000000789,"cnt":8,"snr":12.5,'
+        '"rssi":-101.25,"timestamp":1703123456.789}',
+    )
+
+
 # --- errors ---
 
 
@@ -241,12 +406,27 @@ def answer_to(topic: str, payload: bytes) -> list[Publication]:
             except InvalidEndPointError as error:
                 return answers.refused(order, str(error), now_ns=NOW)
             return answers.received(order, now_ns=NOW)
+        case SendDownlink() as order:
+            return [answer_to_downlink(order)]
         case ChangeSettings() as change:
             return answers.settings(change, "ok", now_ns=NOW)
         case None:
             return []
         case order:
             return answers.received(order, now_ns=NOW)
+
+
+def answer_to_downlink(order: SendDownlink) -> Publication:
+    try:
+        downlink = downlink_of(
+            order.given, ep_eui=order.ep_eui, que_id=17, now_ns=NOW, lifetime_ns=HOUR
+        )
+    except InvalidDownlinkError as error:
+        [told] = answers.refused(order, str(error), now_ns=NOW)
+        return told
+    queued = answers.downlink(DownlinkRecord(downlink=downlink), "queued")
+    assert queued is not None
+    return queued
 
 
 def test_the_key_of_the_earlier_readme_is_refused_without_being_repeated():
@@ -310,13 +490,17 @@ def test_whom_nobody_can_answer_nobody_answers():
 def test_words_from_elsewhere_are_cut(length):
     said = "x" * MAX_ERROR + ("…" if length > MAX_ERROR else "")
     order, change = Detach(ep_eui=SENSOR), ChangeSettings(values={})
+    downlink = SendDownlink(ep_eui=SENSOR, given={})
     told = [
+        answers.downlink(ended("rejected", message="x" * length), "rejected"),
+        *answers.refused(downlink, "x" * length, now_ns=NOW),
+        *answers.malformed(MalformedDownlink(topics=("t",), error="x" * length), now_ns=NOW),
         answers.happening(happening("attach_failed", message="x" * length)),
         *answers.refused(order, "x" * length, now_ns=NOW),
         *answers.finished(order, "error", error="x" * length, now_ns=NOW),
         *answers.settings(change, "error", error="x" * length, now_ns=NOW),
     ]
-    assert [json.loads(each.body)["error"] for each in told if each] == [said] * 4
+    assert [json.loads(each.body)["error"] for each in told if each] == [said] * 7
 
 
 # --- settings ---
@@ -371,7 +555,9 @@ def test_settings_are_never_answered_as_if_they_were_of_a_sensor():
 # --- anything ---
 
 secrets = st.sampled_from([KEY, KEY.lower(), f"{KEY}0", f"{KEY[:-1]}", f"0x{KEY}"])
-names = st.sampled_from(["nwKey", "shortAddr", "bidi", "name", "tags", "timeout", "eui", "command"])
+names = st.sampled_from(
+    ["nwKey", "shortAddr", "bidi", "name", "tags", "timeout", "eui", "command", "data"]
+)
 values = st.one_of(secrets, st.lists(secrets, max_size=2), st.none(), st.booleans(), st.integers())
 objects = st.dictionaries(names | secrets | st.text(max_size=5), values, max_size=5)
 levels = st.sampled_from(["FCA84A0300001234", "FCA84A03"]) | st.text(max_size=10)
@@ -379,7 +565,7 @@ refs = st.text(st.characters(codec="utf-8"), max_size=128) | st.integers() | st.
 
 
 @given(
-    st.builds("mioty/ep/{}/{}".format, levels, st.sampled_from(["cmd", "config"]))
+    st.builds("mioty/ep/{}/{}".format, levels, st.sampled_from(["cmd", "config", "dl"]))
     | st.sampled_from(["EP/FCA84A0300001234/cmd", "mioty/config"]),
     objects | secrets,
     st.none() | refs,

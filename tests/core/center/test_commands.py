@@ -16,8 +16,10 @@ from bssci.core.center.commands import (
     Detach,
     Inbox,
     Malformed,
+    MalformedDownlink,
     MalformedSettings,
     QueryStatus,
+    SendDownlink,
     subscriptions,
 )
 from bssci.core.runtime.sections import KEYS
@@ -26,6 +28,8 @@ SENSOR = 0xFCA84A0300001234
 KEY = "00112233445566778899AABBCCDDEEFF"
 CMD = "mioty/ep/FCA84A0300001234/cmd"
 CONFIG = "mioty/ep/FCA84A0300001234/config"
+DOWNLINK = "mioty/ep/FCA84A0300001234/dl"
+DOWNLINK_STATUS = "mioty/ep/FCA84A0300001234/dl/status"
 ERROR = "mioty/ep/FCA84A0300001234/error"
 SETTINGS = "mioty/config/response"
 
@@ -34,6 +38,10 @@ inbox = Inbox("mioty", legacy=True)
 
 def refused(error: str, *, ref=None) -> Malformed:
     return Malformed(topics=(ERROR,), error=error, ep_eui=SENSOR, ref=ref)
+
+
+def rejected(error: str, *, ref=None) -> MalformedDownlink:
+    return MalformedDownlink(topics=(DOWNLINK_STATUS,), error=error, ep_eui=SENSOR, ref=ref)
 
 
 def settings_refused(error: str, *, ref=None) -> Malformed:
@@ -51,11 +59,31 @@ def test_every_topic_on_which_something_can_be_asked_is_subscribed_to_once():
         "mioty/ep/+/register/",
         "mioty/ep/+/cmd",
         "mioty/ep/+/cmd/",
+        "mioty/ep/+/dl",
+        "mioty/ep/+/dl/",
         "mioty/config",
         "mioty/config/+",
     )
     assert subscriptions("mioty/", legacy=False) == ours
     assert subscriptions("mioty", legacy=True) == (*ours, "EP/+/cmd", "EP/+/cmd/")
+
+
+def matches(name: str, topic: str) -> bool:
+    """Whether a filter without # is for a topic (MQTT 3.1.1, 4.7.1.3)."""
+    levels, given = name.split("/"), topic.split("/")
+    pairs = zip(levels, given, strict=False)
+    return len(levels) == len(given) and all(level in ("+", each) for level, each in pairs)
+
+
+@pytest.mark.parametrize("base", ["mioty", "EP", "a/EP", "ep/config"])
+def test_no_message_is_delivered_twice(base):
+    filters = subscriptions(base, legacy=True)
+    topics = {name.replace("+", level) for name in filters for level in ("", "dl", "response")}
+    assert [
+        (topic, found)
+        for topic in topics
+        if len(found := [name for name in filters if matches(name, topic)]) != 1
+    ] == []
 
 
 @pytest.mark.parametrize(
@@ -67,6 +95,10 @@ def test_every_topic_on_which_something_can_be_asked_is_subscribed_to_once():
         "mioty/ep/FCA84A0300001234/ul",
         "mioty/ep/FCA84A0300001234/response",
         "mioty/ep/FCA84A0300001234/cmd//",
+        "mioty/ep/FCA84A0300001234/dl/status",
+        "mioty/ep/FCA84A0300001234/dl/status/",
+        "mioty/ep/FCA84A0300001234/dl//",
+        "EP/FCA84A0300001234/dl",
         "mioty/ep/FCA84A0300001234",
         "mioty/EP/FCA84A0300001234/cmd",
         "mioty/config/a/b",
@@ -118,6 +150,32 @@ def test_a_level_that_is_no_eui_is_answered_below_it(spelling, found):
         Malformed(topics=(f"mioty/ep/{spelling}/error",), error=words),
         Malformed(topics=(f"mioty/ep/{spelling}/error", f"EP/{spelling}/response"), error=words),
     ]
+
+
+@pytest.mark.parametrize(
+    ("payload", "ref"),
+    [
+        (b'{"nwKey": 5, "ref": "a"}', "a"),
+        (b'{"ref": 7}', 7),
+        (b'{"ref": [1]}', None),
+        (b'["ref"]', None),
+        (b"detach", None),
+        (b"\xff", None),
+    ],
+)
+def test_what_a_message_is_marked_with_comes_back_though_its_topic_names_no_eui(payload, ref):
+    level = "NOTANEUI"
+    words = f"'{level}' is not an EUI: 2 hexadecimal digits found, 16 expected"
+    words += "; 'N' does not belong there"
+    topics = (f"mioty/ep/{level}/error",)
+    refusal = Malformed(topics=topics, error=words, ref=ref)
+    assert [inbox.parse(f"mioty/ep/{level}/{verb}", payload) for verb in ("config", "cmd")] == [
+        refusal,
+        refusal,
+    ]
+    assert inbox.parse(f"mioty/ep/{level}/dl", payload) == MalformedDownlink(
+        topics=(f"mioty/ep/{level}/dl/status",), error=words, ref=ref
+    )
 
 
 @pytest.mark.parametrize("level", ["", " ", "+", "#", "a\nb", "a\0", "\ud800", "x" * 41, KEY])
@@ -175,7 +233,7 @@ def test_what_the_earlier_service_promised_is_understood(topic):
         (b'{"command": 5}', "command: found 5, attach, detach or status is expected"),
         (b'["detach"]', "found a list, a JSON object is expected"),
         (b"det\xffach", "the message is no UTF-8 text: byte 4 is 0xFF"),
-        (b"x" * (MAX_PAYLOAD + 1), "the message has 65537 bytes, at most 65536 are possible"),
+        (b"x" * (MAX_PAYLOAD + 1), "the message has 262145 bytes, at most 262144 are possible"),
     ],
 )
 def test_what_is_no_command_is_told_what_was_found(payload, words):
@@ -306,6 +364,66 @@ def test_a_registration_that_is_no_object_is_refused(payload, found):
     assert inbox.parse(CONFIG, payload) == refused(f"found {found}, a JSON object is expected")
 
 
+# --- downlinks ---
+
+
+@pytest.mark.parametrize("topic", [DOWNLINK, f"{DOWNLINK}/", "mioty/ep/fc-a8-4a-03-00-00-12-34/dl"])
+def test_a_downlink_is_read_as_it_stands(topic):
+    payload = b'{"data": [1, 2], "prio": 1.5, "responseExp": true, "ref": "valve"}\n'
+    assert inbox.parse(topic, payload) == SendDownlink(
+        ep_eui=SENSOR,
+        given={"data": [1, 2], "prio": 1.5, "responseExp": True, "ref": "valve"},
+        ref="valve",
+    )
+
+
+def test_what_is_said_to_a_sensor_is_in_no_listing_of_commands():
+    asked = inbox.parse(DOWNLINK, b'{"data": "C0FFEE"}')
+    assert repr(asked) == f"SendDownlink(ep_eui={SENSOR}, ref=None, via_legacy=False)"
+
+
+def test_a_downlink_may_name_the_sensor_again():
+    payload = b'{"eui": "fc:a8:4a:03:00:00:12:34", "data": ""}'
+    assert inbox.parse(DOWNLINK, payload) == SendDownlink(ep_eui=SENSOR, given={"data": ""})
+
+
+@pytest.mark.parametrize(
+    ("payload", "words", "ref"),
+    [
+        (b"", "the message is empty", None),
+        (b"\xff", "the message is no UTF-8 text: byte 1 is 0xFF", None),
+        (b"C0FFEE", "no valid JSON: Expecting value at character 1, found 'C'", None),
+        (b"[1,2]", "found a list, a JSON object is expected", None),
+        (b'"0102"', "found '0102', a JSON object is expected", None),
+        (f'"{KEY}"'.encode(), "found ****, a JSON object is expected", None),
+        (b'{"data":"","data":"01"}', "'data' is given twice", None),
+        (b'{"data":"","ref":true}', "ref: found true, a text or a number is expected", None),
+        (
+            b'{"data":"","ref":7,"eui":"FCA84A0300001235"}',
+            "eui: it is not FCA84A0300001234, as the topic says",
+            7,
+        ),
+    ],
+)
+def test_what_is_no_downlink_is_rejected_where_its_results_would_be_told(payload, words, ref):
+    assert inbox.parse(DOWNLINK, payload) == rejected(words, ref=ref)
+
+
+def test_a_downlink_to_what_is_no_eui_is_rejected_below_it():
+    assert inbox.parse("mioty/ep/sensor 7/dl", b"{}") == MalformedDownlink(
+        topics=("mioty/ep/sensor 7/dl/status",),
+        error="'sensor 7' is not an EUI: 2 hexadecimal digits found, 16 expected; "
+        "'s' does not belong there",
+    )
+
+
+@pytest.mark.parametrize("level", ["", "+", "x" * 41, KEY])
+def test_a_downlink_to_nobody_is_not_answered(level):
+    assert inbox.parse(f"mioty/ep/{level}/dl", b"{}") == MalformedDownlink(
+        topics=(), error="the topic names no EUI, and nobody to answer"
+    )
+
+
 # --- settings ---
 
 
@@ -385,7 +503,7 @@ def test_every_name_of_the_earlier_service_leads_to_a_setting():
 
 # --- anything ---
 
-ENDS = ["cmd", "cmd/", "config", "register", "x"]
+ENDS = ["cmd", "cmd/", "config", "register", "dl", "dl/", "dl/status", "x"]
 levels = st.sampled_from(["FCA84A0300001234", "config", "mioty"]) | st.text(max_size=20)
 topics = st.one_of(
     st.sampled_from([CMD, CONFIG, "EP/FCA84A0300001234/cmd/", "mioty/config"]),

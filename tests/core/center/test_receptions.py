@@ -8,12 +8,13 @@ from bssci.core.center.receptions import (
     Heard,
     Outcome,
     Reception,
+    Report,
     Telegram,
     best_first,
     digest_of,
     known_eq_snr,
 )
-from bssci.core.protocol.messages import UplinkData
+from bssci.core.protocol.messages import UplinkData, VmUplinkData
 
 
 def uplink(**changes) -> UplinkData:
@@ -112,6 +113,38 @@ def test_the_best_of_a_telegram_is_its_first_reception():
         row=1,
     )
     assert telegram.best == second.reception
+
+
+# --- reports ---
+
+
+def report(session=b"s" * 16, op_id=7, data=b"\x01") -> Report:
+    message = VmUplinkData(
+        op_id=op_id,
+        mac_type=1,
+        user_data=data,
+        trx_time=1,
+        sys_time=2,
+        freq_off=0.0,
+        snr=1.0,
+        rssi=-90.0,
+        carr_space=1,
+        patt_grp=0,
+        patt_num=0,
+        crc=(1, 2),
+    )
+    return Report(1, 3, session, message)
+
+
+def test_a_report_is_known_again_by_session_and_operation_alone():
+    again = report(data=b"other")
+    assert report().digest == again.digest
+    assert len({report().digest, report(op_id=8).digest, report(session=b"t" * 16).digest}) == 3
+
+
+def test_the_digest_of_a_report_never_changes():
+    """It is on disk, and has to match after an update."""
+    assert report().digest.hex() == "d8d81ee89b841046827b09d38cf945b5"
 
 
 # --- what a reception is ---

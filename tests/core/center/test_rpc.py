@@ -15,6 +15,7 @@ from bssci.core.center.rpc import (
     Event,
     Failure,
     InvalidRequestError,
+    NoAnswerError,
     NotFoundError,
     Notification,
     Request,
@@ -195,6 +196,7 @@ class _ConfigError(BssciError):
     [
         (RequestError("no", hint="b"), RpcCode.REFUSED, "no", 1, "b"),
         (NotFoundError("no sensor"), RpcCode.REFUSED, "no sensor", 5, ""),
+        (NoAnswerError("silent", hint="b"), RpcCode.REFUSED, "silent", 7, "b"),
         (BusyError("busy"), RpcCode.REFUSED, "busy", 1, ""),
         (InvalidRequestError("bad"), RpcCode.INVALID_PARAMS, "bad", 2, ""),
         (InvalidEuiError("bad EUI"), RpcCode.INVALID_PARAMS, "bad EUI", 2, ""),
@@ -268,6 +270,7 @@ def test_a_notification_from_a_newer_service_is_passed_over():
     [
         (RequestError("no", hint="b"), RequestError),
         (NotFoundError("no", hint="b"), NotFoundError),
+        (NoAnswerError("no", hint="b"), NoAnswerError),
         (InvalidRequestError("no", hint="b"), InvalidRequestError),
         (BusyError("no", hint="b"), RequestError),
         (KeyError("no"), RequestError),

@@ -5,18 +5,20 @@ from typing import Any
 
 import pytest
 
-from bssci.core.center.receptions import Heard, Reception, Sighting, Telegram
+from bssci.core.center.receptions import Heard, Reception, Report, Sighting, Telegram
 from bssci.core.center.registry import BaseStation
 from bssci.core.center.topics import (
     MAX_BASE_TOPIC,
+    MAX_CONFIG,
     Publication,
     Topics,
+    report_body,
     sightings_of,
     status_fields,
     uplink_body,
 )
 from bssci.core.protocol.errors import StorageError
-from bssci.core.protocol.messages import StatusResponse, UplinkData
+from bssci.core.protocol.messages import StatusResponse, Subpackets, UplinkData, VmUplinkData
 
 SENSOR = 0xFCA84A030000127C
 AVA, DIEHL = 0x70B3D59CD0000951, 0x000732000077E21D
@@ -229,6 +231,23 @@ def test_a_status_says_null_for_what_was_always_there_and_leaves_out_the_rest():
     }
 
 
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"power": 14, "channels": [1, 2]}, {"config": {"power": 14, "channels": [1, 2]}}),
+        ("eu1", {"config": "eu1"}),
+        ("x" * (MAX_CONFIG - 2), {"config": "x" * (MAX_CONFIG - 2)}),
+        ("x" * (MAX_CONFIG - 1), {}),
+    ],
+)
+def test_what_a_base_station_says_of_its_configuration_is_told_unless_it_is_too_long(config, told):
+    status = StatusResponse(code=0, message="", time=5_000, duty_cycle=0.0, config=config)
+    bare = StatusResponse(code=0, message="", time=5_000, duty_cycle=0.0)
+    assert status_fields(status, clock_offset_ns=None) == (
+        status_fields(bare, clock_offset_ns=None) | told
+    )
+
+
 def test_a_status_time_of_no_known_unit_stays_as_it_came():
     status = StatusResponse(code=0, message="", time=5_000, duty_cycle=0.0)
     assert status_fields(status, clock_offset_ns=0) == {
@@ -240,6 +259,46 @@ def test_a_status_time_of_no_known_unit_stays_as_it_came():
         "uptime": None,
         "clockOffset": 0.0,
     }
+
+
+def report(**changes) -> Report:
+    told: dict[str, Any] = {
+        "op_id": 7,
+        "mac_type": 1,
+        "user_data": b"\x2c\xb4",
+        "trx_time": 2_624_805_061_575_111,
+        "sys_time": RX_TIME,
+        "freq_off": 868_157_596.0,
+        "snr": 23.5,
+        "rssi": -68.25,
+        "carr_space": 1,
+        "patt_grp": 0,
+        "patt_num": 2,
+        "crc": (201, 4_294_967_295),
+    }
+    return Report(DIEHL, NOW, b"session", VmUplinkData(**(told | changes)))
+
+
+def test_a_variable_mac_report_has_the_fields_of_its_message_by_their_own_names():
+    assert report_body(report(), uid="5f0c-18") == (
+        '{"bs_eui":"000732000077E21D","macType":1,"data":[44,180],"trxTime":2624805061575111,'
+        '"sysTime":1756476361123456789,"freqOff":868157596.0,"snr":23.5,"rssi":-68.25,'
+        '"carrSpace":1,"pattGrp":0,"pattNum":2,"crc":[201,4294967295],"id":"5f0c-18",'
+        '"timestamp":1756476362.5}'
+    )
+    assert Topics("mioty/").report(DIEHL) == "mioty/bs/000732000077E21D/vm"
+
+
+def test_a_variable_mac_report_says_what_its_base_station_knows_besides():
+    subpackets = Subpackets(snr=(1.5,), rssi=(-90.0,), frequency=(868_000_000.5,))
+    known = {
+        "eqSnr": 8.5,
+        "subpackets": {"snr": [1.5], "rssi": [-90.0], "frequency": [868e6 + 0.5]},
+    }
+    bare = json.loads(report_body(report(), uid="x"))
+    assert json.loads(report_body(report(eq_snr=8.5, subpackets=subpackets), uid="x")) == (
+        bare | known
+    )
 
 
 def test_the_state_of_a_base_station_is_retained():
@@ -301,6 +360,10 @@ def test_an_error_is_said_where_the_message_came_from():
         "mioty/ep/sensor 7/error",
         "EP/sensor 7/response",
     )
+
+
+def test_results_of_downlinks_are_told_below_the_downlinks():
+    assert Topics("mioty/").downlink_status("sensor 7") == "mioty/ep/sensor 7/dl/status"
 
 
 def test_a_change_of_settings_is_answered_beside_the_settings():
