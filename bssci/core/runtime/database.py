@@ -271,6 +271,7 @@ _OUTBOX = "uplinks INDEXED BY uplinks_unpublished WHERE published_ns IS NULL ORD
 _BOUNDED = (
     *("store", "journal", "sessions", "pins"),
     *("end_points", "registrations", "base_stations", "silence_clocks"),
+    *("attachments", "downlinks"),
 )
 
 

@@ -207,6 +207,82 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE store ADD COLUMN heard_through INTEGER NOT NULL DEFAULT 0",
         "UPDATE store SET heard_through = last_uplink",
     ),
+    (
+        # From `result` on NULL until it has ended. `user_data`: hex digits in a JSON array;
+        # `packet_cnt`: a JSON array, as long.
+        """
+        CREATE TABLE downlinks (
+            que_id INTEGER PRIMARY KEY,
+            ep_eui TEXT NOT NULL,
+            user_data TEXT NOT NULL,
+            packet_cnt TEXT,
+            format INTEGER,
+            prio REAL NOT NULL,
+            response_exp INTEGER NOT NULL,
+            response_prio INTEGER NOT NULL,
+            dl_wind_req INTEGER NOT NULL,
+            exp_only INTEGER NOT NULL,
+            query_rx INTEGER NOT NULL,
+            ref TEXT,
+            created_ns INTEGER NOT NULL,
+            expires_ns INTEGER NOT NULL,
+            holder TEXT,
+            is_queued INTEGER NOT NULL,
+            intent TEXT NOT NULL,
+            result TEXT,
+            ended_ns INTEGER,
+            end_bs_eui TEXT,
+            tx_time INTEGER,
+            end_packet_cnt INTEGER,
+            code INTEGER,
+            message TEXT,
+            acknowledged_ns INTEGER,
+            state TEXT GENERATED ALWAYS AS (
+                CASE
+                    WHEN result IS NULL AND holder IS NULL THEN 'queued'
+                    WHEN result IS NULL THEN 'at_station'
+                    WHEN acknowledged_ns IS NOT NULL THEN 'acknowledged'
+                    ELSE result
+                END
+            ) VIRTUAL
+        ) STRICT
+        """,
+        # What a start takes up again, however many have ended.
+        """
+        CREATE INDEX downlinks_open ON downlinks (que_id)
+        WHERE result IS NULL OR holder IS NOT NULL
+        """,
+        # Those that nobody has to do with any more, by when they ended, for pruning: the other two
+        # columns spare it a look at the table for each.
+        """
+        CREATE INDEX downlinks_done ON downlinks (ended_ns, result, holder)
+        WHERE result IS NOT NULL AND holder IS NULL
+        """,
+        # The entries of both are in the order of the queue id within what is equal.
+        "CREATE INDEX downlinks_end_point ON downlinks (ep_eui)",
+        "CREATE INDEX downlinks_state ON downlinks (state)",
+        "ALTER TABLE store ADD COLUMN last_downlink INTEGER NOT NULL DEFAULT 0",
+        # The last attachment over the air of each end point.
+        """
+        CREATE TABLE attachments (
+            ep_eui TEXT PRIMARY KEY,
+            attach_cnt INTEGER NOT NULL,
+            nonce BLOB NOT NULL,
+            sign BLOB NOT NULL,
+            nwk_sn_key BLOB NOT NULL,
+            short_addr INTEGER NOT NULL,
+            dual_chan INTEGER NOT NULL,
+            repetition INTEGER NOT NULL,
+            wide_carr_off INTEGER NOT NULL,
+            long_blk_dist INTEGER NOT NULL,
+            bs_eui TEXT NOT NULL,
+            at_ns INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID
+        """,
+        # NULL: a telegram of an end point. 'vm': a report of the Variable MAC sub-channel; its
+        # `ep_eui` is the EUI of the base station, its `packet_cnt` -1.
+        "ALTER TABLE uplinks ADD COLUMN channel TEXT",
+    ),
 )
 
 

@@ -17,7 +17,7 @@ from itertools import chain, groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from bssci.core.center.receptions import Reception, SettledUplink
+from bssci.core.center.receptions import NO_COUNTER, Reception, SettledUplink
 from bssci.core.protocol.codec import decode, encode
 from bssci.core.protocol.errors import BssciError, StorageError
 from bssci.core.protocol.messages import AttachPropagate, DetachPropagate, UplinkData
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bssci.core.protocol.messages import Message
 
 __all__ = [
+    "FIND_REPORT",
     "FIND_UPLINKS",
     "LIST_ALL",
     "LIST_END_POINT",
@@ -75,11 +76,16 @@ LENGTH_OCTETS = 4  # before each pending operation of a session
 
 @dataclass(frozen=True, slots=True)
 class OutboxRow:
-    """An uplink that waits to be published."""
+    """An uplink that waits to be published; or a report, then `ep_eui` is the base station.
+
+    Attributes:
+        channel: as of a `SettledUplink`.
+    """
 
     id: int
     ep_eui: int
     body: str
+    channel: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,34 +112,44 @@ UNSETTLED = """
     WHERE row > ? ORDER BY row LIMIT ?
 """
 OUTBOX = f"""
-    SELECT group_concat(id || ' ' || ep_eui || ' ' || body, '{ROW_SEPARATOR}') FROM (
-        SELECT id, ep_eui, body FROM uplinks INDEXED BY uplinks_unpublished
+    SELECT group_concat(
+        id || ' ' || ep_eui || ' ' || ifnull(channel, '') || ' ' || body, '{ROW_SEPARATOR}'
+    ) FROM (
+        SELECT id, ep_eui, channel, body FROM uplinks INDEXED BY uplinks_unpublished
         WHERE published_ns IS NULL AND id > ? ORDER BY id LIMIT ?
     )
 """
+# What is kept beside uplinks has a channel, and the counter -1: no uplink has that.
 _SETTLED = "SELECT id, ep_eui, packet_cnt, digest, received_ns, journal_row, body FROM uplinks"
 REMEMBERED = f"""
     {_SETTLED} INDEXED BY uplinks_received
-    WHERE received_ns >= ? AND (received_ns, id) < (?, ?)
+    WHERE received_ns >= ? AND (received_ns, id) < (?, ?) AND channel IS NULL
     ORDER BY received_ns DESC, id DESC LIMIT ?
 """
 FIND_UPLINKS = f"""
     {_SETTLED} INDEXED BY uplinks_end_point
     WHERE ep_eui = ? AND packet_cnt = ? ORDER BY received_ns DESC LIMIT ?
 """
+FIND_REPORT = f"""
+    SELECT 1 FROM (
+        SELECT digest FROM uplinks INDEXED BY uplinks_end_point
+        WHERE ep_eui = ? AND packet_cnt = {NO_COUNTER} ORDER BY received_ns DESC LIMIT ?
+    ) WHERE digest = ? LIMIT 1
+"""
 _LIST = "SELECT id, ep_eui, received_ns, published_ns, body FROM uplinks"
 LIST_ALL = f"""
     {_LIST} INDEXED BY uplinks_received
-    WHERE received_ns >= ? ORDER BY received_ns DESC, id DESC LIMIT ?
+    WHERE received_ns >= ? AND channel IS NULL ORDER BY received_ns DESC, id DESC LIMIT ?
 """
 # The inner query is answered by the index alone, also where one end point has a million uplinks.
 LIST_END_POINT = f"""
     {_LIST} WHERE id IN (
         SELECT id FROM uplinks INDEXED BY uplinks_end_point
-        WHERE ep_eui = ? AND received_ns >= ? ORDER BY received_ns DESC, id DESC LIMIT ?
+        WHERE ep_eui = ? AND packet_cnt >= 0 AND received_ns >= ?
+        ORDER BY received_ns DESC, id DESC LIMIT ?
     ) ORDER BY received_ns DESC, id DESC
 """
-UPLINKS_AFTER = f"{_LIST} WHERE id > ? ORDER BY id LIMIT ?"
+UPLINKS_AFTER = f"{_LIST} WHERE id > ? AND channel IS NULL ORDER BY id LIMIT ?"
 SESSION_EUIS = "SELECT bs_eui FROM sessions ORDER BY bs_eui LIMIT ?"
 LOAD_SESSION = """
     SELECT bs_eui, version, bs_uuid, sc_uuid, bs_op_id, sc_op_id, pending
@@ -149,7 +165,7 @@ _INSERT_JOURNAL = (
 # A transaction whose COMMIT failed may be on disk all the same when it is repeated.
 _INSERT_UPLINKS = """
     INSERT INTO uplinks
-        (id, ep_eui, packet_cnt, digest, received_ns, journal_row, body)
+        (id, ep_eui, packet_cnt, digest, received_ns, journal_row, body, channel)
     VALUES {rows} ON CONFLICT (id) DO NOTHING
 """
 _SAVE_SESSIONS = """
@@ -356,6 +372,7 @@ def _uplink_row(uplink: SettledUplink) -> Row:
         uplink.received_ns,
         uplink.journal_row,
         uplink.body,
+        uplink.channel,
     )
 
 
@@ -419,9 +436,12 @@ def outbox_rows(rows: Sequence[Row]) -> list[OutboxRow]:
     text = rows[0][0]
     if text is None:
         return []
-    parts = (row.split(" ", 2) for row in text.split(ROW_SEPARATOR))
+    parts = (row.split(" ", 3) for row in text.split(ROW_SEPARATOR))
     return sorted(
-        (OutboxRow(int(id_), int(ep_eui, 16), body) for id_, ep_eui, body in parts),
+        (
+            OutboxRow(int(id_), int(eui, 16), body, channel or None)
+            for id_, eui, channel, body in parts
+        ),
         key=attrgetter("id"),
     )
 

@@ -1,6 +1,7 @@
 """What must outlive the process, in one SQLite file: journal, outbox, history, sessions, pins.
 
-What is kept of end points and base stations is in `life_store`, and goes the same way to disk.
+What is kept of end points and base stations is in `life_store`, downlinks are in `downlink_store`;
+both go the same way to disk.
 
 The journal is a queue: rows are numbered in the order in which uplinks came, and everything up to
 a watermark is settled. That holds only if rows get to disk in the order of their numbers, which is
@@ -22,9 +23,10 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from bssci.core.protocol.errors import StorageError
-from bssci.core.runtime import statements
+from bssci.core.runtime import downlink_statements, statements
 from bssci.core.runtime.commit import Committer
 from bssci.core.runtime.database import DamageError, Database
+from bssci.core.runtime.downlink_store import DownlinkStore
 from bssci.core.runtime.life_store import LifeStore
 from bssci.core.runtime.schema import StoreVersionError
 from bssci.core.runtime.statements import OutboxRow, Run, StoredUplink
@@ -53,6 +55,9 @@ MAX_MARKS = 10_000
 # Runs of published uplinks not yet marked on disk. In order they are one run; this many means
 # that the disk has refused for long, and then repeating a few uplinks is the smaller evil.
 MAX_RUNS = 64  # of these in one transaction; in order they are one, and each is a statement
+MAX_LOOKED_AT = 1_024
+# Reports of a base station among which one is looked for that it issues again: three times what
+# one read of 64 KiB brings, and all of one read are answered together.
 DELETE_LEAST = 256
 # Settled journal rows are deleted in ranges of at least this many: one statement for all.
 DELETE_MOST = 2048
@@ -118,6 +123,7 @@ class Store:
         id: 8 hex digits, random, as old as the database.
         set_aside: where a damaged database was moved when this one was begun in its place.
         life: what is kept of end points and base stations.
+        downlinks: what is to be said to end points, and what became of it.
     """
 
     def __init__(
@@ -129,7 +135,7 @@ class Store:
         self._on_commit = on_commit
         self._database = Database(path)
         self.set_aside = self._database.set_aside
-        self._load_notes()
+        last_downlink = self._load_notes()
         self._delete_step = DELETE_MOST
         self._tail: OrderedDict[int, OutboxRow] = OrderedDict()
         self._tail_octets = 0
@@ -141,10 +147,13 @@ class Store:
         self._reading = trio.CapacityLimiter(1)
         self._committer = Committer(self._database, self, token)
         self.life = LifeStore(self._committer, self._read)
+        self.downlinks = DownlinkStore(self._committer, self._read, last_downlink)
 
-    def _load_notes(self) -> None:
+    def _load_notes(self) -> int:
+        """Take up the counters; that of downlinks is for whom it concerns."""
         try:
             (notes,) = self._database.read(statements.LOAD_NOTES)
+            ((last_downlink,),) = self._database.read(downlink_statements.LAST_DOWNLINK)
         except StorageError:
             self._database.close()
             raise
@@ -154,6 +163,7 @@ class Store:
         self._last_uplink, self._uplinks, self._unpublished = numbers[3:]
         self._next_row = self._joined_row = self._last_row
         self._next_uplink = self._joined_uplink = self._last_uplink
+        return int(last_downlink)
 
     @property
     def unpublished(self) -> int:
@@ -279,9 +289,14 @@ class Store:
         rows = await self._read(statements.FIND_UPLINKS, eui, packet_cnt, limit)
         return [statements.settled_of(row) for row in rows]
 
+    async def has_report(self, bs_eui: int, digest: bytes) -> bool:
+        """Whether a report of this operation is among those that the base station made last."""
+        eui = statements.eui_text(bs_eui)
+        return bool(await self._read(statements.FIND_REPORT, eui, MAX_LOOKED_AT, digest))
+
     async def outbox(self, after: int, limit: int) -> list[OutboxRow]:
-        """Up to `limit` uplinks with a higher id than `after` that wait to be published, in order;
-        an empty list means that there are no more now. What was settled last comes from memory.
+        """Up to `limit` uplinks and reports with higher ids than `after` that wait to be published,
+        in order; an empty list: there are no more now. What was settled last comes from memory.
         """
         if after >= self._tail_floor:
             await trio.lowlevel.checkpoint()
@@ -450,7 +465,8 @@ class Store:
     # the books: for the committer alone, see `Ledger`
 
     def has_marks(self) -> bool:
-        return self._damage_met or bool(self._runs) or self.life.has_marks()
+        has_marks = self.life.has_marks() or self.downlinks.has_marks()
+        return has_marks or self._damage_met or bool(self._runs)
 
     def add_marks(self, changes: Changes) -> None:
         while self._runs and len(changes.runs) < MAX_RUNS:
@@ -460,6 +476,7 @@ class Store:
         if step >= min(DELETE_LEAST, self._delete_step):
             changes.delete_through = self._deleted_through + step
         self.life.add_marks(changes)
+        self.downlinks.add_marks(changes)
 
     def failed(self, changes: Changes, failure: StorageError) -> None:
         # Nobody repeats marks; uplinks are repeated as they are, and must be let in again.
@@ -469,6 +486,7 @@ class Store:
         waiting = self._committer.gathering.changes.uplinks
         self._joined_uplink = waiting[-1].id if waiting else self._last_uplink
         self.life.failed()
+        self.downlinks.failed()
 
     def committed(self, group: Group, tally: Tally) -> None:
         changes = group.changes
@@ -482,6 +500,7 @@ class Store:
         self._adapt_deletion(group)
         self._extend_tail(changes.uplinks)
         self.life.committed()
+        self.downlinks.committed()
 
     def _adapt_deletion(self, group: Group) -> None:
         if group.is_crowded:
@@ -493,7 +512,7 @@ class Store:
     def _extend_tail(self, uplinks: Sequence[SettledUplink]) -> None:
         for uplink in uplinks:
             self._last_uplink = uplink.id
-            self._tail[uplink.id] = OutboxRow(uplink.id, uplink.ep_eui, uplink.body)
+            self._tail[uplink.id] = OutboxRow(uplink.id, uplink.ep_eui, uplink.body, uplink.channel)
             self._tail_octets += len(uplink.body)
         while len(self._tail) > MAX_TAIL_ROWS or self._tail_octets > MAX_TAIL_OCTETS:
             self._tail_floor, row = self._tail.popitem(last=False)

@@ -18,7 +18,8 @@ from tests.disks import destroy, fill_up, leaves, query
 MANY = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 400)"
 FILL = (
     f"INSERT INTO journal {MANY} SELECT n, 'BB', n, x'00', 0, zeroblob(500) FROM n",
-    f"INSERT INTO uplinks {MANY} SELECT n, 'EE', n, x'00', n, n, NULL, hex(zeroblob(250)) FROM n",
+    f"INSERT INTO uplinks {MANY} "
+    "SELECT n, 'EE', n, x'00', n, n, NULL, hex(zeroblob(250)), NULL FROM n",
 )
 
 

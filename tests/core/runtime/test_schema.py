@@ -1,5 +1,6 @@
 import contextlib
 import sqlite3
+from collections.abc import Iterable
 
 import pytest
 
@@ -33,6 +34,7 @@ def test_a_new_database_gets_every_table_and_says_whose_it_is(db, path):
         *("store", "journal", "uplinks", "sessions", "pins"),
         *("end_points", "registrations", "base_stations", "silence_clocks"),
         *("history", "former_end_points"),
+        *("downlinks", "attachments"),
     }
     assert (pragma(db, "user_version"), pragma(db, "application_id")) == (
         len(MIGRATIONS),
@@ -79,11 +81,40 @@ def test_a_database_of_version_1_keeps_all_it_has_and_its_uplinks_count_as_heard
         db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
     db.execute("UPDATE store SET last_row = 9, last_uplink = 7, uplinks = 1, unpublished = 1")
     (notes,) = db.execute("SELECT * FROM store").fetchall()
-    assert migrate(db, path) is not None
-    assert {table: db.execute(f"SELECT * FROM {table}").fetchall() for table in rows} == {
-        table: [row] for table, row in rows.items()
-    }
+    assert migrate(db, path, MIGRATIONS[:2]) is not None
+    assert contents(db, rows) == {table: [row] for table, row in rows.items()}
     assert db.execute("SELECT * FROM store").fetchall() == [(*notes, 7)]
+
+
+def contents(db: sqlite3.Connection, tables: Iterable[str]) -> dict[str, list[tuple[object, ...]]]:
+    return {table: db.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
+
+
+def fill(db: sqlite3.Connection) -> dict[str, tuple[object, ...]]:
+    """A row in each table, with a value in each column; they all are still there afterwards."""
+    samples = {"INTEGER": 1, "TEXT": "FCA84A0300000001", "BLOB": b"b", "REAL": 1.5}
+    sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'store'"
+    rows = {}
+    for (table,) in db.execute(sql).fetchall():
+        columns = db.execute(f"SELECT type FROM pragma_table_info('{table}')").fetchall()
+        rows[table] = tuple(samples[kind] for (kind,) in columns)
+        db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(columns))})", rows[table])
+    return rows
+
+
+def test_a_database_of_version_2_keeps_all_it_has_and_its_uplinks_are_telegrams(db, path):
+    migrate(db, path, MIGRATIONS[:2])
+    rows = fill(db)
+    db.execute("UPDATE store SET last_row = 9, last_uplink = 7, heard_through = 6")
+    (notes,) = db.execute("SELECT * FROM store").fetchall()
+    assert migrate(db, path, MIGRATIONS[:3]) is not None
+    rows["uplinks"] = (*rows["uplinks"], None)
+    assert contents(db, rows) == {table: [row] for table, row in rows.items()}
+    assert contents(db, ["store", "downlinks", "attachments"]) == {
+        "store": [(*notes, 0)],
+        "downlinks": [],
+        "attachments": [],
+    }
 
 
 def test_a_newer_database_is_refused_and_both_versions_are_named(db, path):

@@ -63,6 +63,7 @@ def settled(
     received_ns: int | None = None,
     journal_row: int = 1,
     body: str = "{}",
+    channel: str | None = None,
 ) -> SettledUplink:
     id_ = store.next_uplink()
     return SettledUplink(
@@ -73,11 +74,12 @@ def settled(
         received_ns=id_ * SECOND_NS if received_ns is None else received_ns,
         journal_row=journal_row,
         body=body,
+        channel=channel,
     )
 
 
 def waiting(uplink: SettledUplink) -> OutboxRow:
-    return OutboxRow(uplink.id, uplink.ep_eui, uplink.body)
+    return OutboxRow(uplink.id, uplink.ep_eui, uplink.body, uplink.channel)
 
 
 def listed(uplink: SettledUplink, published_ns: int | None = None) -> StoredUplink:
@@ -884,3 +886,63 @@ async def test_what_was_appended_survives_a_kill(path, tmp_path):
             ids = [row.id for row in await store.outbox(0, 10**6)]
             assert ids == sorted(set(ids))
             assert (await store.counts()).unpublished == len(ids)
+
+
+# --- reports, which are no uplinks -------------------------------------------------------------
+
+
+def reported(store: Store, bs_eui: int = BS_EUI, digest: bytes = b"r" * 16) -> SettledUplink:
+    report = settled(store, ep_eui=bs_eui, packet_cnt=-1, body=f'{{"id":"{digest.hex()}"}}')
+    return replace(report, journal_row=0, digest=digest, channel="vm")
+
+
+async def test_reports_wait_among_the_uplinks_in_one_order_also_from_disk(path):
+    async with open_store(path) as store:
+        rows = [settled(store), reported(store), settled(store), reported(store, EP_EUI)]
+        await store.settle(rows, settled_through=0)
+        assert await store.outbox(0, 10) == [waiting(row) for row in rows]
+    async with open_store(path) as store:
+        assert await store.outbox(0, 10) == [waiting(row) for row in rows]
+        store.mark_published([rows[0].id, rows[1].id], 1)
+        assert await store.outbox(0, 10) == [waiting(row) for row in rows[2:]]
+        assert store.unpublished == 2
+
+
+async def test_reports_are_in_no_listing_and_nothing_is_learned_from_them(store):
+    """Also where a base station has the EUI of an end point."""
+    uplink, *_ = rows = [settled(store), reported(store), reported(store, EP_EUI)]
+    await store.settle(rows, settled_through=0)
+    assert await store.uplinks() == [listed(uplink)]
+    assert await store.uplinks(ep_eui=EP_EUI) == [listed(uplink)]
+    assert await store.uplinks(ep_eui=BS_EUI) == []
+    assert await store.remembered(0, 10) == [uplink]
+    assert await store.life.uplinks_after(0, 10) == [listed(uplink)]
+    assert (await store.counts()).uplinks == len(rows)
+
+
+async def test_a_report_is_found_by_base_station_and_operation(store):
+    await store.settle(
+        [settled(store, ep_eui=BS_EUI), reported(store), reported(store, digest=b"q" * 16)],
+        settled_through=0,
+    )
+    assert await store.has_report(BS_EUI, b"r" * 16)
+    assert await store.has_report(BS_EUI, b"q" * 16)
+    assert not await store.has_report(BS_EUI, b"s" * 16)
+    assert not await store.has_report(BS_EUI, b"12345678")
+    assert not await store.has_report(EP_EUI, b"r" * 16)
+
+
+async def test_a_report_is_looked_for_only_among_the_newest(store, monkeypatch):
+    monkeypatch.setattr(module, "MAX_LOOKED_AT", 2)
+    digests = [bytes([number]) * 16 for number in range(3)]
+    await store.settle([reported(store, digest=d) for d in digests], settled_through=0)
+    assert [await store.has_report(BS_EUI, d) for d in digests] == [False, True, True]
+
+
+async def test_reports_are_pruned_like_uplinks(store):
+    rows = [reported(store), settled(store), reported(store)]
+    await store.settle(rows, settled_through=0)
+    store.mark_published([rows[0].id], 1)
+    assert await store.prune(before_ns=10**18) == 1
+    assert await store.prune(before_ns=10**18, include_unpublished=True) == 2
+    assert (await store.counts()).uplinks == store.unpublished == 0
