@@ -36,13 +36,15 @@ from bssci.core.protocol.messages import (
 )
 from bssci.core.runtime.inactivity import Inactivity
 from bssci.core.runtime.life import Edit, Life
+from bssci.core.runtime.over_the_air import OverTheAir
 from bssci.core.runtime.propagation import Turns, propagate
 from bssci.core.runtime.sensors import Sensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from bssci.core.center.happenings import Event, Happening
+    from bssci.core.center.attachment import Attachment
+    from bssci.core.center.happenings import Event, Happening, Stranger
     from bssci.core.center.records import Cause, Episode, Hearing, Registration, Wanted, Wish
 
 AVA, DIEHL, MIROMICO = 0x70B3D59CD0000951, 0x70B3D59CD0000952, 0x70B3D59CD0000953
@@ -79,6 +81,7 @@ class Disk:
 
     wishes: dict[int, Wish] = field(default_factory=dict)
     hearings: dict[int, Hearing] = field(default_factory=dict)
+    attachments: dict[int, Attachment] = field(default_factory=dict)
     registrations: dict[tuple[int, int], Registration] = field(default_factory=dict)
     stations: dict[int, StationRecord] = field(default_factory=dict)
     episodes: list[Episode] = field(default_factory=list)
@@ -132,6 +135,9 @@ class FakeStore:
         wishes: Sequence[Wish] = (),
         forgotten: Sequence[int] = (),
         episodes: Sequence[Episode] = (),
+        attachments: Sequence[Attachment] = (),
+        voided: Sequence[int] = (),
+        registrations: Sequence[Registration] = (),
     ) -> None:
         self.decisions += 1
         await self._transaction()
@@ -139,6 +145,11 @@ class FakeStore:
         for ep_eui in forgotten:
             self.disk.wishes.pop(ep_eui, None)
             self.disk.hearings.pop(ep_eui, None)
+        for ep_eui in (*forgotten, *voided):
+            self.disk.attachments.pop(ep_eui, None)
+        for known in registrations:
+            self.disk.registrations[known.bs_eui, known.ep_eui] = known
+        self.disk.attachments |= {each.ep_eui: each for each in attachments}
         self.disk.wishes |= {wish.end_point.eui: wish for wish in wishes}
         self.disk.episodes += episodes
 
@@ -200,6 +211,11 @@ class FakeStore:
         await self._transaction()
         euis = sorted(ep_eui for ep_eui in self.disk.wishes if ep_eui > after)[:limit]
         return [(self.disk.wishes[each], self.disk.hearings.get(each)) for each in euis]
+
+    async def attachments(self, after: int = -1, limit: int = 1_000) -> list[Attachment]:
+        await self._transaction()
+        euis = sorted(ep_eui for ep_eui in self.disk.attachments if ep_eui > after)[:limit]
+        return [self.disk.attachments[each] for each in euis]
 
     async def registrations(
         self, after: tuple[int, int] = (-1, -1), limit: int = 1_000
@@ -368,6 +384,9 @@ class House:
 
     Attributes:
         told: what has happened, in order.
+        strangers: what sensors did over the air that are not registered.
+        epochs: whose packet counters began anew.
+        left: who has detached over the air.
         jump_ns: by how much the wall clock was set.
         receivers: who usually hears an end point, where that is known.
         undo: what was put into the undo file.
@@ -376,6 +395,9 @@ class House:
     def __init__(self, store: FakeStore, *, limits: Limits, check_interval: float) -> None:
         self.store = store
         self.told: list[Happening] = []
+        self.strangers: list[Stranger] = []
+        self.epochs: list[int] = []
+        self.left: list[int] = []
         self.jump_ns = 0
         self.receivers: dict[int, frozenset[int]] = {}
         self.check_interval = check_interval
@@ -389,6 +411,13 @@ class House:
             usual_receivers=lambda ep_eui: self.receivers.get(ep_eui, frozenset()),
             check_interval=lambda: self.check_interval,
             reattach=lambda: self.reattach,
+        )
+        self.over_the_air = OverTheAir(
+            self.life,
+            unix_ns=self.unix_ns,
+            on_new_epoch=self.epochs.append,
+            on_detached=self.left.append,
+            tell_stranger=self.strangers.append,
         )
         self.sensors = Sensors(self.life, self.inactivity, store, keep_undo=self._keep_undo)
 

@@ -53,7 +53,11 @@ class Agenda:
 
     def try_later(self, ep_eui: int, now: float) -> None:
         tries = self._tries[ep_eui] = self._tries.get(ep_eui, 0) + 1
-        at = self._planned[ep_eui] = now + min(FIRST_RETRY * 2 ** min(tries - 1, 16), LAST_RETRY)
+        self.try_at(ep_eui, now + min(FIRST_RETRY * 2 ** min(tries - 1, 16), LAST_RETRY))
+
+    def try_at(self, ep_eui: int, at: float) -> None:
+        """Look at it then, and not before."""
+        self._planned[ep_eui] = at
         heapq.heappush(self._retries, (at, ep_eui))
         if len(self._retries) > ROOM + 2 * len(self._planned):
             self._retries = [(at, ep_eui) for ep_eui, at in self._planned.items()]

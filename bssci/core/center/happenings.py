@@ -11,7 +11,7 @@ from bssci.core.protocol.eui import format_eui
 if TYPE_CHECKING:
     from bssci.core.center.records import Wish
 
-__all__ = ["Event", "Happening"]
+__all__ = ["Event", "Happening", "Stranger", "StrangerEvent"]
 
 Event = Literal[
     "added",
@@ -22,6 +22,7 @@ Event = Literal[
     "detached",
     "auto_detached",
     "attach_failed",
+    "attach_refused",
     "refused",
     "warning",
     "warning_withdrawn",
@@ -37,10 +38,12 @@ class Happening:
     Attributes:
         event: `attach` and `detach` are wanted from now on; `attached` and `detached` have come
             true; `auto_detached`: silence has it detached; `attach_failed`: all base stations
-            refuse; `refused`: one does; `heard_detached`: it speaks though it is detached.
+            refuse; `attach_refused`: we refuse what it has asked for over the air; `refused`: a
+            base station refuses; `heard_detached`: it speaks though it is detached.
         at_ns: Unix time.
         wish: what is wanted of the end point then.
-        bs_eui: where it happened, if it was at a base station; `code` and `message` are its words.
+        bs_eui: where it happened, if it was at a base station; `code` and `message` are its words,
+            or what it was told.
         silent_ns: its silence on the clock of those who hear it, where that is the matter;
             `warn_ns` and `detach_ns` are its limits.
     """
@@ -84,7 +87,39 @@ class Happening:
             data["bs_eui"] = format_eui(self.bs_eui)
         if self.code is not None:
             data |= {"code": self.code, "message": self.message}
+        elif self.message:
+            data["message"] = self.message
         return data
+
+
+StrangerEvent = Literal["attach_refused", "detach"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stranger:
+    """An end point that is not registered has done something over the air.
+
+    Attributes:
+        bs_eui: the base station that reported it.
+        code: what that was refused with, a POSIX number; None: it was answered.
+    """
+
+    event: StrangerEvent
+    ep_eui: int
+    bs_eui: int
+    code: int | None = None
+    message: str = ""
+
+    def data(self) -> dict[str, object]:
+        """What watchers are told: as of a `Happening`, of a sensor without a name."""
+        return {
+            "eui": format_eui(self.ep_eui),
+            "name": "",
+            "event": self.event,
+            "bs_eui": format_eui(self.bs_eui),
+            "code": self.code,
+            "message": self.message,
+        }
 
 
 _DECISIONS = frozenset({"added", "changed", "attach", "detach", "auto_detached", "removed"})

@@ -6,6 +6,9 @@ else decides that.
 An operation without an answer may have been carried out, or may still be. While one is on its way
 nobody knows what the base station holds, and no other is sent about the same end point. One that
 was given up leaves the mark `UNKNOWN` behind, which is never what is wanted.
+
+What an end point does over the air by way of a base station changes what that one holds, too. From
+our response until it completes its operation, it is with it as with an operation of ours.
 """
 
 from __future__ import annotations
@@ -29,6 +32,10 @@ UNKNOWN = 0
 
 ORDERED = 0
 # Stands for the ID of an operation that was ordered: which one it got is said by its outcome.
+
+TAKEN_FOR = 60.0
+# Seconds that a base station has to complete what an end point does over the air. The end point
+# waits no longer for its answer; if this is all that was lost, one attach propagate is too much.
 
 StandingState = Literal["confirmed", "pending", "refused"]
 
@@ -102,6 +109,21 @@ class _Operations:
         return op_id
 
 
+@dataclass(slots=True)
+class _Taken:
+    """What a base station is told in answer to an operation of its own.
+
+    Attributes:
+        op_id: of that operation.
+        mark: of what it holds then; None: nothing.
+        until: when it is waited for no longer.
+    """
+
+    op_id: int
+    mark: int | None
+    until: float
+
+
 class Ledger:
     """What one base station was told in one session, and what there is to tell it."""
 
@@ -113,6 +135,7 @@ class Ledger:
         self.agenda = Agenda(self.due)
         self._wanted = wanted
         self._operations: dict[int, _Operations] = {}
+        self._taken: dict[int, _Taken] = {}
         self._known: Counter[StandingState] = Counter()
         """End points by state, less those that are pending because nothing was said of them."""
 
@@ -127,14 +150,19 @@ class Ledger:
 
     def _is_in_doubt(self, ep_eui: int) -> bool:
         operations = self._operations.get(ep_eui)
-        return operations is not None and operations.is_in_doubt()
+        return ep_eui in self._taken or (operations is not None and operations.is_in_doubt())
 
     def may_hold(self, ep_eui: int) -> bool:
         return ep_eui in self.confirmed or self._is_in_doubt(ep_eui)
 
     def knows(self, ep_eui: int) -> bool:
         """It stands otherwise than an end point that the base station was told nothing of."""
-        return ep_eui in self.confirmed or ep_eui in self.refused or ep_eui in self._operations
+        return (
+            ep_eui in self.confirmed
+            or ep_eui in self.refused
+            or ep_eui in self._operations
+            or ep_eui in self._taken
+        )
 
     def state(self, ep_eui: int) -> StandingState | None:
         """None: it does not serve this end point and is not to."""
@@ -180,6 +208,8 @@ class Ledger:
     def next_order(self, now: float) -> Order | None:
         for ep_eui in self.agenda.candidates(now):
             # Of what is on its way the outcome says whether there is more to tell.
+            if self._is_waited_for(ep_eui, now):
+                continue
             what = None if self._is_busy(ep_eui) else self.due(ep_eui)
             if what is not None:
                 operations = self._operations_of(ep_eui)
@@ -254,6 +284,45 @@ class Ledger:
             # One number in memory for all base stations.
             self.confirmed[ep_eui] = wanted if wanted is not None and wanted == mark else mark
 
+    # --- what the base station asked for itself ---
+
+    def take(self, ep_eui: int, op_id: int, mark: int | None, now: float) -> None:
+        """It is about to be told, in answer to this operation of its own, what leaves this mark."""
+        self.settle(ep_eui)
+        taken = self._taken[ep_eui] = _Taken(op_id, mark, now + TAKEN_FOR)
+        self.agenda.try_at(ep_eui, taken.until)
+        self.confirmed[ep_eui] = UNKNOWN
+
+    def complete(self, ep_eui: int, op_id: int) -> bool:
+        """It has completed that operation; False: it is not waited for."""
+        taken = self._taken.get(ep_eui)
+        if taken is None or taken.op_id != op_id:
+            return False
+        self._let_go(ep_eui)
+        # What else is on its way to it is answered after this, or was carried out before.
+        self._hold(ep_eui, taken.mark)
+        return True
+
+    def _let_go(self, ep_eui: int) -> None:
+        del self._taken[ep_eui]
+        if ep_eui not in self.refused:
+            self.agenda.done(ep_eui)
+
+    def _is_waited_for(self, ep_eui: int, now: float) -> bool:
+        taken = self._taken.get(ep_eui)
+        if taken is None:
+            return False
+        if now < taken.until:
+            self.agenda.try_at(ep_eui, taken.until)
+            return True
+        before = self.state(ep_eui)
+        del self._taken[ep_eui]
+        if self.confirmed.get(ep_eui) != taken.mark:
+            self.confirmed[ep_eui] = UNKNOWN
+        # Otherwise it has confirmed since, to an operation of ours, what it was told in answer.
+        self.count(before, ep_eui)
+        return False
+
     def _operations_of(self, ep_eui: int) -> _Operations:
         return self._operations.setdefault(ep_eui, _Operations())
 
@@ -283,6 +352,12 @@ class Ledger:
                 self.confirmed[ep_eui] = UNKNOWN
             operations.open.clear()
             self._tidy(ep_eui)
+            if self.due(ep_eui) is None:
+                self.settle(ep_eui)
+            self.count(before, ep_eui)
+        for ep_eui in tuple(self._taken):
+            before = self.state(ep_eui)
+            self._let_go(ep_eui)
             if self.due(ep_eui) is None:
                 self.settle(ep_eui)
             self.count(before, ep_eui)

@@ -126,6 +126,43 @@ class Lifecycle:
         others = [ep_eui for ep_eui in ledger.confirmed if ep_eui not in self.wanted]
         return chain(self._all, others)
 
+    # --- what end points do over the air ---
+
+    def took(
+        self, bs_eui: int, ep_eui: int, op_id: int, mark: int | None, *, now: float
+    ) -> Registration | None:
+        """A base station is about to be told how to serve an end point that asked for it itself.
+
+        Or that it has rightly let go of one. Until it completes that operation of its own, nothing
+        else is told to it about the end point; if it does not, it is told anew what is wanted.
+
+        Args:
+            op_id: of the operation of the base station.
+            mark: of what it holds then; None: nothing.
+
+        Returns:
+            What to store; None: it is not connected, and is told nothing.
+        """
+        ledger = self._ledgers.get(bs_eui)
+        if ledger is None or not ledger.is_connected:
+            return None
+        before = ledger.state(ep_eui)
+        ledger.take(ep_eui, op_id, mark, now)
+        ledger.count(before, ep_eui)
+        return self._registration(bs_eui, ledger, ep_eui)
+
+    def completed(self, bs_eui: int, ep_eui: int, op_id: int) -> Registration | None:
+        """A base station has completed that operation; what to store. None: nobody waits for it."""
+        ledger = self._ledgers.get(bs_eui)
+        if ledger is None:
+            return None
+        before = ledger.state(ep_eui)
+        if not ledger.complete(ep_eui, op_id):
+            return None
+        self._go_on(ledger, ep_eui)
+        ledger.count(before, ep_eui)
+        return self._registration(bs_eui, ledger, ep_eui)
+
     # --- one operation after the other ---
 
     def next_order(self, bs_eui: int, *, now: float) -> Order | None:
@@ -171,12 +208,15 @@ class Lifecycle:
         ep_eui = request.ep_eui
         before = ledger.state(ep_eui)
         ledger.confirm(ep_eui, request.op_id, _mark_left_by(request))
+        self._go_on(ledger, ep_eui)
+        ledger.count(before, ep_eui)
+        return self._registration(bs_eui, ledger, ep_eui)
+
+    def _go_on(self, ledger: Ledger, ep_eui: int) -> None:
         if ledger.due(ep_eui) is None:
             ledger.settle(ep_eui)
         elif ledger.is_connected and not ledger.agenda.is_planned(ep_eui):
             ledger.agenda.look_at(ep_eui)  # something else is wanted by now
-        ledger.count(before, ep_eui)
-        return self._registration(bs_eui, ledger, ep_eui)
 
     def refused(
         self, bs_eui: int, request: Message, refusal: Refused, *, now: float

@@ -23,9 +23,9 @@ __all__ = [
 
 Wanted = Literal["attached", "detached"]
 
-Cause = Literal["command", "mqtt", "import", "inactivity", "heard", "removed"]
+Cause = Literal["command", "mqtt", "import", "inactivity", "heard", "over_the_air", "removed"]
 """Why something was decided: by an operator's command, by MQTT, by an import, because the end
-point was silent, or because it was heard again."""
+point was silent, because it was heard again, or because it attached or detached by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +132,8 @@ class Episode:
 
     Attributes:
         what: `added`, `changed`, `attach`, `detach` (wanted from now on), `attached`, `detached`
-            (come true), `attach_failed`, `refused`, `warning`, `heard` (while detached), `removed`.
+            (come true), `attach_failed`, `attach_refused`, `refused`, `warning`, `heard` (while
+            detached), `removed`.
         cause: why; empty where `what` says it.
         bs_eui: the base station it happened at, if it was one.
     """

@@ -181,6 +181,8 @@ class Roster:
     def __init__(self) -> None:
         self._wishes: dict[int, Wish] = {}
         self._heard: dict[int, _Heard] = {}
+        self._epochs: dict[int, int] = {}
+        """Since when packet counters have counted anew, for whom they have."""
         self._dirty: set[int] = set()
         self._order: list[int] = []
         self._names: dict[str, set[int]] = {}
@@ -229,6 +231,7 @@ class Roster:
             self._forget_name(wish)
             self._order.pop(bisect_right(self._order, ep_eui) - 1)
             self._heard.pop(ep_eui, None)
+            self._epochs.pop(ep_eui, None)
             self._dirty.discard(ep_eui)
 
     def _forget_name(self, wish: Wish) -> None:
@@ -263,6 +266,25 @@ class Roster:
         if ep_eui in self._wishes:
             self._heard[ep_eui] = _Heard(hearing)
 
+    def begin_epoch(self, ep_eui: int, at_ns: int, *, heard_at: int | None = None) -> None:
+        """Its packet counters count anew: those of what was received until then say nothing.
+
+        Args:
+            at_ns: Unix time.
+            heard_at: reading of the clock of those who hear it; None: it was not heard now.
+        """
+        if ep_eui in self._wishes:
+            self._epochs[ep_eui] = at_ns
+        heard = self._heard.get(ep_eui)
+        if heard is None:
+            return
+        heard.shown = None
+        if heard.last_seen_ns <= at_ns:
+            heard.last_cnt = 0
+        if heard_at is not None:
+            heard.heard_at = heard_at
+            self._dirty.add(ep_eui)
+
     def heard(
         self,
         ep_eui: int,
@@ -283,6 +305,8 @@ class Roster:
             receivers: who usually hears the end point; `heard_at` is the reading of their clock.
         """
         heard = self._heard.get(ep_eui)
+        if ep_eui in self._epochs and received_ns <= self._epochs[ep_eui]:
+            packet_cnt = 0 if heard is None else heard.last_cnt
         if heard is not None:
             heard.add(packet_cnt, received_ns, bs_eui, snr, rssi, receivers, heard_at)
         elif ep_eui in self._wishes:

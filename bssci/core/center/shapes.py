@@ -16,6 +16,7 @@ from bssci.core.protocol.eui import format_eui
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from bssci.core.center.attachment import Attachment
     from bssci.core.center.lifecycle import StandingState
     from bssci.core.center.records import Episode, Hearing, Preferred, Refused, Spread, Wish
     from bssci.core.center.registry import BaseStation
@@ -61,12 +62,18 @@ def sensor_shape(
 
 
 def sensor_details(
-    wish: Wish, hearing: Hearing | None, *, silent_ns: int, limits_ns: tuple[int, int] | None
+    wish: Wish,
+    hearing: Hearing | None,
+    *,
+    silent_ns: int,
+    limits_ns: tuple[int, int] | None,
+    attachment: Attachment | None = None,
 ) -> Fields:
     """What `sensors show` adds.
 
     Args:
         limits_ns: silence after which it is warned about and detached; None: never.
+        attachment: its last attach over the air; None: there was none.
     """
     count = 0 if hearing is None else hearing.uplinks
     return {
@@ -81,6 +88,16 @@ def sensor_details(
         "silent_for": None if hearing is None else silent_ns / 1e9,
         "warned_after": None if limits_ns is None else limits_ns[0] / 1e9,
         "detached_after": None if limits_ns is None else limits_ns[1] / 1e9,
+        "attachment": None if attachment is None else _attachment(attachment),
+    }
+
+
+def _attachment(attachment: Attachment) -> Fields:
+    return {
+        "bs_eui": format_eui(attachment.bs_eui),
+        "time": attachment.at_ns / 1e9,
+        "cnt": attachment.attach_cnt,
+        "short_addr": f"{attachment.short_addr:04X}",
     }
 
 

@@ -8,109 +8,35 @@ lines when it connects. What happens is told to one function that is handed in.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import trio
 
-from bssci.core.center.end_points import EndPoint, attach_propagate, mark_of
+from bssci.core.center.attachment import MAY_RETURN, mark_wanted, propagated
 from bssci.core.center.happenings import Event, Happening
-from bssci.core.center.lifecycle import Due, Lifecycle
-from bssci.core.center.records import Refused, Wanted, Wish
+from bssci.core.center.lifecycle import UNKNOWN, Lifecycle
+from bssci.core.center.records import Refused, Registration, Wish
 from bssci.core.center.roster import Limits, Roster
 from bssci.core.center.silence import SilenceClocks
 from bssci.core.protocol.errors import Code
 from bssci.core.protocol.events import Answered
-from bssci.core.protocol.messages import DetachPropagate, Message
+from bssci.core.protocol.messages import DetachPropagate
+from bssci.core.runtime.life_terms import Consequence, Edit, Ledger, Standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from bssci.core.center.attachment import Attachment
+    from bssci.core.center.end_points import EndPoint
     from bssci.core.center.lifecycle import Order
-    from bssci.core.center.records import Cause, Episode, Hearing, Registration, StationRecord
+    from bssci.core.center.records import Cause, StationRecord, Wanted
     from bssci.core.protocol.events import Refused as OperationRefused
+    from bssci.core.protocol.messages import Attach, Detach, Message
 
-__all__ = ["Edit", "Ledger", "Life", "Standing"]
+__all__ = ["Consequence", "Edit", "Ledger", "Life", "Standing"]
 
 PAGE = 1_000  # rows read at once at the start
-
-
-class Ledger(Protocol):
-    """What this needs of the store. Each coroutine may raise `StorageError`."""
-
-    async def decide(
-        self,
-        *,
-        wishes: Sequence[Wish] = (),
-        forgotten: Sequence[int] = (),
-        episodes: Sequence[Episode] = (),
-    ) -> None:
-        """On disk when it returns."""
-        ...
-
-    def note_registration(self, registration: Registration) -> None:
-        """With one of the next transactions."""
-        ...
-
-    def forget_registrations(self, bs_eui: int) -> None:
-        """All of a base station, before those noted from now on."""
-        ...
-
-    def note_station(self, record: StationRecord) -> None:
-        """With one of the next transactions."""
-        ...
-
-    def note_wish_flags(self, ep_eui: int, *, is_announced: bool, is_warned: bool) -> None:
-        """With one of the next transactions."""
-        ...
-
-    def note_episode(self, episode: Episode) -> None:
-        """With one of the next transactions."""
-        ...
-
-    async def end_points(
-        self, after: int = -1, limit: int = ...
-    ) -> list[tuple[Wish, Hearing | None]]:
-        """By EUI."""
-        ...
-
-    async def registrations(
-        self, after: tuple[int, int] = ..., limit: int = ...
-    ) -> list[Registration]:
-        """By base station and end point."""
-        ...
-
-    async def base_stations(self) -> list[StationRecord]:
-        """All of them."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """A change of what is wanted of an end point.
-
-    Attributes:
-        make: from the present wish, None if it is not registered, what is wanted instead; None
-            leaves it as it is. It may raise: then nothing of the whole decision is done.
-    """
-
-    ep_eui: int
-    make: Callable[[Wish | None], tuple[EndPoint, Wanted] | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How an end point stands at the base stations; by their EUIs.
-
-    Attributes:
-        confirmed: they serve it as it is wanted.
-        pending: they were not told what is wanted, or have not answered.
-        refused: with the reason.
-    """
-
-    confirmed: list[int]
-    pending: list[int]
-    refused: list[tuple[int, Refused]]
 
 
 class Life:
@@ -121,6 +47,8 @@ class Life:
         lifecycle: what base stations were told.
         clocks: the clocks of silence.
         limits: when silence is warned of, and when it detaches.
+        attachments: the last attach over the air of each end point that there was one of, with its
+            present network key.
     """
 
     def __init__(
@@ -139,6 +67,7 @@ class Life:
         self.lifecycle = Lifecycle()
         self.clocks = SilenceClocks()
         self.limits = limits
+        self.attachments: dict[int, Attachment] = {}
         self._ledger = ledger
         self._unix_ns = unix_ns
         self._tell = tell
@@ -160,15 +89,25 @@ class Life:
         for record in stations:
             self.lifecycle.recall_station(record.bs_eui, record.session)
         after = -1
-        while page := await self._ledger.end_points(after, PAGE):
-            for wish, hearing in page:
-                self._take_wish(wish)
-                if hearing is not None:
-                    self.roster.recall(wish.end_point.eui, hearing)
-            after = page[-1][0].end_point.eui
+        while found := await self._ledger.attachments(after, PAGE):
+            self.attachments |= {each.ep_eui: each for each in found}
+            after = found[-1].ep_eui
+        await self._load_end_points()
         await self._load_registrations()
         self.lifecycle.recalled()
         return stations
+
+    async def _load_end_points(self) -> None:
+        after = -1
+        while page := await self._ledger.end_points(after, PAGE):
+            for wish, hearing in page:
+                self._take_wish(wish)
+                ep_eui = wish.end_point.eui
+                if hearing is not None:
+                    self.roster.recall(ep_eui, hearing)
+                if (attachment := self.attachments.get(ep_eui)) is not None:
+                    self.roster.begin_epoch(ep_eui, attachment.at_ns)
+            after = page[-1][0].end_point.eui
 
     async def _load_registrations(self) -> None:
         after = (-1, -1)
@@ -201,7 +140,12 @@ class Life:
             changed = [after for before, after in decided if after is not None and after != before]
             if changed:
                 episodes = [each.episode() for each in happenings]
-                await self._ledger.decide(wishes=changed, episodes=episodes)
+                voided = self._voided_by(decided)
+                # Whoever asked may wait no longer; what is on disk is known here all the same.
+                with trio.CancelScope(shield=True):
+                    await self._ledger.decide(wishes=changed, episodes=episodes, voided=voided)
+                for ep_eui in voided:
+                    del self.attachments[ep_eui]
                 for wish in changed:
                     self._take_wish(wish)
                 for happening in happenings:
@@ -211,6 +155,15 @@ class Life:
                     self._tell_if_true(wish.end_point.eui)
                 self._wake_all()
             return decided
+
+    def _voided_by(self, decided: Iterable[tuple[Wish | None, Wish | None]]) -> list[int]:
+        """End points that do not have the network key any more with which they attached."""
+        voided = {
+            after.end_point.eui
+            for before, after in decided
+            if before and after and before.end_point.nwk_key != after.end_point.nwk_key
+        }
+        return sorted(voided & self.attachments.keys())
 
     def preview(self, edits: Sequence[Edit], cause: Cause) -> list[tuple[Wish | None, Wish | None]]:
         """What `decide` would come to; nothing is done."""
@@ -225,7 +178,9 @@ class Life:
         for edit in edits:
             before = planned.get(edit.ep_eui) or self.roster.wish(edit.ep_eui)
             made = edit.make(before)
-            after = before if made is None else self._next_wish(before, *made, cause, happenings)
+            after = before
+            if made is not None:
+                after = self._next_wish(edit, before, *made, cause, happenings)
             if after is not None:
                 planned[edit.ep_eui] = after
             decided.append((before, after))
@@ -233,6 +188,7 @@ class Life:
 
     def _next_wish(
         self,
+        edit: Edit,
         known: Wish | None,
         end_point: EndPoint,
         wanted: Wanted,
@@ -252,7 +208,10 @@ class Life:
         elif known.end_point != end_point:
             happenings.append(self._happening("changed", fresh))
         if known is not None and known.wanted == wanted:
-            return replace(known, end_point=end_point)
+            if not (edit.insists and wanted == "detached" and known.cause in MAY_RETURN):
+                return replace(known, end_point=end_point)
+            happenings.append(self._happening("detach", fresh))
+            return replace(known, end_point=end_point, cause=cause)
         if known is not None or wanted == "detached":
             happenings.append(self._happening(_event_of(fresh), fresh))
         return fresh
@@ -260,11 +219,17 @@ class Life:
     def _take_wish(self, wish: Wish) -> None:
         ep_eui = wish.end_point.eui
         known = self.roster.wish(ep_eui)
-        self.roster.decide(wish)
         if known is not None and _is_same(known, wish):
             # What was told while it was put on disk is told all the same.
-            self.set_flags(ep_eui, is_announced=known.is_announced, is_warned=known.is_warned)
-        self.lifecycle.want(ep_eui, _wanted_mark(wish))
+            told = known.is_announced, known.is_warned
+            wish = replace(wish, is_announced=told[0], is_warned=told[1])
+            self._ledger.note_wish_flags(ep_eui, is_announced=told[0], is_warned=told[1])
+        self._adopt(wish)
+
+    def _adopt(self, wish: Wish) -> None:
+        ep_eui = wish.end_point.eui
+        self.roster.decide(wish)
+        self.lifecycle.want(ep_eui, mark_wanted(wish, self.attachments.get(ep_eui)))
         self._failed.discard(ep_eui)
         self._leaving.discard(ep_eui)
         if wish.wanted == "detached" and not wish.is_announced:
@@ -284,10 +249,11 @@ class Life:
                 if (wish := self.roster.wish(ep_eui)) is not None
             ]
             if removed:
-                await self._ledger.decide(
-                    forgotten=[each.ep_eui for each in removed],
-                    episodes=[each.episode() for each in removed],
-                )
+                with trio.CancelScope(shield=True):
+                    await self._ledger.decide(
+                        forgotten=[each.ep_eui for each in removed],
+                        episodes=[each.episode() for each in removed],
+                    )
                 for happening in removed:
                     self._take_removal(happening)
                 self._wake_all()
@@ -301,11 +267,93 @@ class Life:
         if (hearing := self.roster.hearing(ep_eui)) is not None:
             self.clocks.release(hearing.receivers)
         self.roster.forget(ep_eui)
+        self.attachments.pop(ep_eui, None)
         self.lifecycle.want(ep_eui, None)
         self._failed.discard(ep_eui)
         self._leaving.discard(ep_eui)
         self._changed(ep_eui)
         self._tell(removed)
+
+    # --- what end points do over the air ---
+
+    async def heed(
+        self,
+        bs_eui: int,
+        request: Attach | Detach,
+        judge: Callable[[Wish | None], Consequence | None],
+    ) -> None:
+        """An end point has done something over the air, by way of this base station.
+
+        What follows is on disk when this returns, and the other base stations are being told. Call
+        `completed` when the base station has our response.
+
+        Args:
+            judge: from the present wish, None if it is not registered, what follows; None: nothing.
+                It may raise: then nothing is done.
+
+        Raises:
+            StorageError: nothing was done.
+        """
+        ep_eui = request.ep_eui
+        async with self._deciding:
+            known = self.roster.wish(ep_eui)
+            found = judge(known)
+            if found is None or self._is_known_to_be_gone(bs_eui, ep_eui, found):
+                return
+            await self._take_consequence(bs_eui, ep_eui, found)
+            if found.attachment and known and known.wanted == "attached" and known.is_warned:
+                self.happen("warning_withdrawn", known)
+            now = trio.current_time()
+            took = self.lifecycle.took(bs_eui, ep_eui, request.op_id, found.mark, now=now)
+            if took is not None:
+                self._ledger.note_registration(took)
+            self._tell_if_true(ep_eui)
+            self._changed(ep_eui)
+            self._wake_all()
+
+    def _is_known_to_be_gone(self, bs_eui: int, ep_eui: int, found: Consequence) -> bool:
+        """Nothing is new, and the base station neither serves it nor is to."""
+        return found.wish is None and self.lifecycle.state(bs_eui, ep_eui) is None
+
+    async def _take_consequence(self, bs_eui: int, ep_eui: int, found: Consequence) -> None:
+        wishes = [] if found.wish is None else [found.wish]
+        happenings = [
+            replace(self._happening(_event_of(wish), wish), bs_eui=bs_eui, message=found.remark)
+            for wish in wishes
+        ]
+        attachments = [] if found.attachment is None else [found.attachment]
+        # Before it has our response: also after a crash nobody must think to know what it holds.
+        is_told = self.lifecycle.is_connected(bs_eui)
+        unknown = Registration(bs_eui=bs_eui, ep_eui=ep_eui, mark=UNKNOWN)
+        if wishes or is_told:
+            with trio.CancelScope(shield=True):
+                await self._ledger.decide(
+                    wishes=wishes,
+                    episodes=[each.episode() for each in happenings],
+                    attachments=attachments,
+                    registrations=[unknown] if is_told else [],
+                )
+        for attachment in attachments:
+            self._take_attachment(attachment)
+        for wish in wishes:
+            self._adopt(wish)
+        for happening in happenings:
+            self._tell(happening)
+
+    def _take_attachment(self, attachment: Attachment) -> None:
+        """To attach is to be heard, though not to be heard with an uplink."""
+        ep_eui = attachment.ep_eui
+        self.attachments[ep_eui] = attachment
+        receivers = self.roster.receivers(ep_eui)
+        reading = None if receivers is None else self.clocks.read(receivers, now_ns=_now_ns())
+        self.roster.begin_epoch(ep_eui, attachment.at_ns, heard_at=reading)
+
+    def completed(self, bs_eui: int, request: Attach | Detach) -> None:
+        """A base station has completed an operation that was heeded."""
+        registration = self.lifecycle.completed(bs_eui, request.ep_eui, request.op_id)
+        if registration is not None:
+            self._take_registration(bs_eui, registration)
+        self._wake(bs_eui)
 
     # --- base stations ---
 
@@ -334,12 +382,13 @@ class Life:
         order = self.lifecycle.next_order(bs_eui, now=trio.current_time())
         if order is None:
             return None
-        wish = self.roster.wish(order.ep_eui)
-        if order.due is Due.DETACH or wish is None:
-            return order, DetachPropagate(ep_eui=order.ep_eui)
-        hearing = self.roster.hearing(order.ep_eui)
+        ep_eui = order.ep_eui
+        wish, hearing = self.roster.wish(ep_eui), self.roster.hearing(ep_eui)
         last_cnt = 0 if hearing is None else hearing.last_cnt
-        return order, attach_propagate(wish.end_point, last_packet_cnt=last_cnt)
+        told = None
+        if wish is not None:
+            told = propagated(wish, self.attachments.get(ep_eui), last_packet_cnt=last_cnt)
+        return order, DetachPropagate(ep_eui=ep_eui) if told is None else told
 
     def sent(self, bs_eui: int, order: Order) -> None:
         """A base station is about to be told this."""
@@ -367,9 +416,12 @@ class Life:
     def _take_answer(self, bs_eui: int, request: Message) -> None:
         registration = self.lifecycle.answered(bs_eui, request)
         if registration is not None:
-            self._ledger.note_registration(registration)
-            self._tell_if_true(registration.ep_eui, bs_eui)
-            self._changed(registration.ep_eui)
+            self._take_registration(bs_eui, registration)
+
+    def _take_registration(self, bs_eui: int, registration: Registration) -> None:
+        self._ledger.note_registration(registration)
+        self._tell_if_true(registration.ep_eui, bs_eui)
+        self._changed(registration.ep_eui)
 
     def _take_refusal(self, bs_eui: int, request: Message, code: int, message: str) -> None:
         refusal = Refused(int(code), message, self._unix_ns())
@@ -426,13 +478,15 @@ class Life:
         bs_eui: int | None = None,
         refused: Refused | None = None,
         silent_ns: int = 0,
+        is_recorded: bool = True,
     ) -> None:
-        """Something has happened to an end point: it becomes part of its history, and is told."""
+        """Something has happened to an end point: it is told, and becomes part of its history."""
         happening = self._happening(event, wish)
         if refused is not None:
             happening = replace(happening, code=refused.code, message=refused.message)
         happening = replace(happening, bs_eui=bs_eui, silent_ns=silent_ns)
-        self._ledger.note_episode(happening.episode())
+        if is_recorded:
+            self._ledger.note_episode(happening.episode())
         self._tell(happening)
 
     def _happening(self, event: Event, wish: Wish) -> Happening:
@@ -509,13 +563,6 @@ def _event_of(wish: Wish) -> Event:
 def _is_same(before: Wish, after: Wish) -> bool:
     """The one is the other with new parameters, not a decision of its own."""
     return (before.wanted, before.since_ns) == (after.wanted, after.since_ns)
-
-
-def _wanted_mark(wish: Wish) -> int | None:
-    """What base stations are to be told; nothing of one that attaches over the air by itself."""
-    if wish.wanted == "detached" or wish.end_point.ota:
-        return None
-    return mark_of(wish.end_point)
 
 
 def _now_ns() -> int:

@@ -16,6 +16,7 @@ from itertools import chain, islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bssci.core.center.attachment import Attachment
 from bssci.core.center.end_points import EndPoint
 from bssci.core.center.records import (
     Episode,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from bssci.core.runtime.statements import Row, Tally
 
 __all__ = [
+    "ATTACHMENTS",
     "BASE_STATIONS",
     "CLOCKS",
     "END_POINTS",
@@ -44,6 +46,7 @@ __all__ = [
     "Decision",
     "Heard",
     "Notes",
+    "attachments_of",
     "clocks_of",
     "end_points_of",
     "episodes_of",
@@ -83,6 +86,11 @@ _STATION = """
     latitude, longitude, altitude, uplinks
 """
 _EPISODE = "ep_eui, at_ns, what, cause, bs_eui, code, message"
+_RADIO = "dual_chan", "repetition", "wide_carr_off", "long_blk_dist"
+_ATTACHMENT = (
+    *("ep_eui", "attach_cnt", "nonce", "sign", "nwk_sn_key", "short_addr", *_RADIO),
+    *("bs_eui", "at_ns"),
+)
 
 # --- asking -------------------------------------------------------------------------------------
 
@@ -93,6 +101,9 @@ END_POINTS = f"""
 REGISTRATIONS = f"""
     SELECT {_REGISTRATION} FROM registrations
     WHERE (bs_eui, ep_eui) > (?, ?) ORDER BY bs_eui, ep_eui LIMIT ?
+"""
+ATTACHMENTS = f"""
+    SELECT {", ".join(_ATTACHMENT)} FROM attachments WHERE ep_eui > ? ORDER BY ep_eui LIMIT ?
 """
 BASE_STATIONS = f"SELECT {_STATION} FROM base_stations ORDER BY bs_eui"
 CLOCKS = "SELECT receivers, watched_ns FROM silence_clocks"
@@ -111,6 +122,10 @@ _SAVE_WISHES = f"""
     SET {", ".join(f"{column} = excluded.{column}" for column in _WISH[1:])}
 """
 _FORGET = "DELETE FROM end_points WHERE ep_eui IN (VALUES {rows})"
+_SAVE_ATTACHMENTS = f"""
+    INSERT OR REPLACE INTO attachments ({", ".join(_ATTACHMENT)}) VALUES {{rows}}
+"""
+_FORGET_ATTACHMENTS = "DELETE FROM attachments WHERE ep_eui IN (VALUES {rows})"
 _SET_FLAGS = """
     WITH told (ep_eui, is_announced, is_warned) AS (VALUES {rows})
     UPDATE end_points SET is_announced = told.is_announced, is_warned = told.is_warned
@@ -174,8 +189,14 @@ class Decision:
     forgotten: Sequence[int]
     """Before the wishes: an end point that is among both begins anew."""
     episodes: Sequence[Episode]
+    attachments: Sequence[Attachment] = ()
+    voided: Sequence[int] = ()
+    """End points whose attachment holds no more."""
+    registrations: Sequence[Registration] = ()
 
     def write(self, db: sqlite3.Connection, _: Tally) -> None:
+        gone = [(eui_text(ep_eui),) for ep_eui in (*self.forgotten, *self.voided)]
+        _execute_all(db, _FORGET_ATTACHMENTS, gone)
         if self.forgotten:
             euis = [(eui_text(ep_eui),) for ep_eui in self.forgotten]
             execute_rows(db, _FORGET, euis)
@@ -184,6 +205,8 @@ class Decision:
                 db.execute(prune, (KEPT_FORMER,))
         execute_rows(db, _DROP_FORMER, [(eui_text(wish.end_point.eui),) for wish in self.wishes])
         _execute_all(db, _SAVE_WISHES, map(_wish_row, self.wishes))
+        _execute_all(db, _SAVE_ATTACHMENTS, map(_attachment_row, self.attachments))
+        _execute_all(db, _SAVE_REGISTRATIONS, map(_registration_row, self.registrations))
         _add_episodes(db, self.episodes)
 
 
@@ -303,6 +326,7 @@ def _execute_all(db: sqlite3.Connection, sql: str, rows: Iterable[Row]) -> None:
 
 
 _flags_of = attrgetter(*_FLAGS)
+_radio_of = attrgetter(*_RADIO)
 
 
 def _wish_row(wish: Wish) -> Row:
@@ -320,6 +344,20 @@ def _wish_row(wish: Wish) -> Row:
         wish.since_ns,
         wish.is_announced,
         wish.is_warned,
+    )
+
+
+def _attachment_row(attachment: Attachment) -> Row:
+    return (
+        eui_text(attachment.ep_eui),
+        attachment.attach_cnt,
+        attachment.nonce,
+        attachment.sign,
+        attachment.nwk_sn_key,
+        attachment.short_addr,
+        *_radio_of(attachment),
+        eui_text(attachment.bs_eui),
+        attachment.at_ns,
     )
 
 
@@ -341,6 +379,11 @@ def _hearing_row(ep_eui: int, hearing: Hearing) -> Row:
         _receivers_text(hearing.receivers),
         hearing.heard_at,
     )
+
+
+def _registration_row(known: Registration) -> Row:
+    (row,) = _registration_rows({known.bs_eui: {known.ep_eui: known}})
+    return row
 
 
 def _registration_rows(stations: Mapping[int, Mapping[int, Registration]]) -> Iterator[Row]:
@@ -410,6 +453,11 @@ def end_points_of(rows: Sequence[Row]) -> list[tuple[Wish, Hearing | None]]:
     return _readable(_end_point_of, rows, "end point")
 
 
+def attachments_of(rows: Sequence[Row]) -> list[Attachment]:
+    """Attachments over the air; one that cannot be read is logged and left out."""
+    return _readable(_attachment_of, rows, "attachment of end point")
+
+
 def registrations_of(rows: Sequence[Row]) -> list[Registration]:
     """Registrations; one that cannot be read is logged and left out."""
     return _readable(_registration_of, rows, "registration at base station")
@@ -471,6 +519,14 @@ def _definition_of(columns: Mapping[str, Any]) -> EndPoint:
         tags=tuple(json.loads(columns["tags"])),
         timeout=columns["timeout"],
     )
+
+
+def _attachment_of(row: Row) -> Attachment:
+    columns = dict(zip(_ATTACHMENT, row, strict=True))
+    if len(columns["nwk_sn_key"]) != KEY_OCTETS:
+        raise ValueError(f"its session key has {len(columns['nwk_sn_key'])} octets")
+    euis = {name: int(columns[name], 16) for name in ("ep_eui", "bs_eui")}
+    return Attachment(**columns | euis | {name: bool(columns[name]) for name in _RADIO})
 
 
 def _hearing_of(row: Row) -> Hearing:

@@ -25,6 +25,7 @@ from bssci.core.runtime.statements import UPLINKS_AFTER, StoredUplink, eui_text,
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
+    from bssci.core.center.attachment import Attachment
     from bssci.core.center.records import Episode, Hearing, Registration, StationRecord, Wish
     from bssci.core.runtime.commit import Committer
     from bssci.core.runtime.statements import Changes, Row
@@ -40,6 +41,8 @@ HEARING_INTERVAL = 10.0
 MAX_EPISODES = 10_000
 # That wait to be written: what happens in the second that notes wait, and then some. More means
 # that the disk refuses, and then the history is the least of it.
+
+_NOTHING = Decision((), (), ())
 
 
 class LifeStore:
@@ -81,9 +84,16 @@ class LifeStore:
         wishes: Sequence[Wish] = (),
         forgotten: Sequence[int] = (),
         episodes: Sequence[Episode] = (),
+        attachments: Sequence[Attachment] = (),
+        voided: Sequence[int] = (),
+        registrations: Sequence[Registration] = (),
     ) -> None:
-        """Store what is wanted of end points, forget others, and put episodes into the history, in
-        one transaction. It is on disk when this returns.
+        """Store what is wanted of end points and how they attached, forget others, and put episodes
+        into the history, in one transaction. It is on disk when this returns.
+
+        Args:
+            voided: end points whose attachment holds no more, but for those that follow.
+            registrations: what must not be noted only; none that says nothing.
 
         What was learned by hearing an end point stays with a new wish; an end point that is
         forgotten and wanted in one call begins anew. Flags of a wish that are noted while this
@@ -93,10 +103,17 @@ class LifeStore:
         Raises:
             StorageError: none of it was done; it may be repeated.
         """
-        if not (wishes or forgotten or episodes):
+        decision = Decision(
+            tuple(wishes),
+            tuple(forgotten),
+            tuple(episodes),
+            tuple(attachments),
+            tuple(voided),
+            tuple(registrations),
+        )
+        if decision == _NOTHING:
             await trio.lowlevel.checkpoint()
             return
-        decision = Decision(tuple(wishes), tuple(forgotten), tuple(episodes))
         group = self._committer.join()
         group.changes.works.append(decision.write)
         self._decisions.append(decision)
@@ -193,6 +210,17 @@ class LifeStore:
         while rows := await self._read(statements.END_POINTS, last, limit):
             last = rows[-1][0]
             if found := await trio.to_thread.run_sync(statements.end_points_of, rows):
+                return found
+        return []
+
+    async def attachments(self, after: int = -1, limit: int = 1000) -> list[Attachment]:
+        """Up to `limit` attachments over the air of end points with higher EUIs than `after`. One
+        that cannot be read is logged and left out.
+        """
+        last = "" if after < 0 else eui_text(after)
+        while rows := await self._read(statements.ATTACHMENTS, last, limit):
+            last = rows[-1][0]
+            if found := await trio.to_thread.run_sync(statements.attachments_of, rows):
                 return found
         return []
 

@@ -127,6 +127,13 @@ def test_what_was_refused_since_it_changed_has_its_own_time():
     assert (candidates(agenda, 0.0), candidates(agenda, 60.0)) == ([], [1])
 
 
+def test_what_has_a_time_of_its_own_is_looked_at_then_and_not_before():
+    agenda = agenda_of()
+    agenda.look_at(1)
+    agenda.try_at(1, 7.0)
+    assert (candidates(agenda, 6.9), agenda.next_retry(), candidates(agenda, 7.0)) == ([], 7.0, [1])
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from(["look", "later", "done", "take", "wait"]), st.integers(0, 4))

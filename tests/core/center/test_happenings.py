@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 
 from bssci.core.center.end_points import EndPoint
-from bssci.core.center.happenings import Event, Happening
+from bssci.core.center.happenings import Event, Happening, Stranger
 from bssci.core.center.records import Episode, Wish
 
 SENSOR, AVA = 0xFCA84A030000127C, 0x70B3D59CD0000951
@@ -71,6 +71,35 @@ def test_what_has_come_true_is_told_with_where():
         "bs_eui": "70B3D59CD0000951",
     }
     assert attached.episode() == Episode(ep_eui=SENSOR, at_ns=NOW, what="attached", bs_eui=AVA)
+
+
+def test_a_remark_is_told_and_is_in_the_history():
+    left = happening("detach", bs_eui=AVA, message="unverified")
+    assert left.data() == {
+        "eui": "FCA84A030000127C",
+        "name": "meter",
+        "event": "detach",
+        "cause": "mqtt",
+        "bs_eui": "70B3D59CD0000951",
+        "message": "unverified",
+    }
+    assert left.episode() == Episode(
+        ep_eui=SENSOR, at_ns=NOW, what="detach", cause="mqtt", bs_eui=AVA, message="unverified"
+    )
+
+
+def test_what_a_stranger_does_is_told_as_of_a_sensor_without_a_name():
+    stranger = Stranger(
+        event="attach_refused", ep_eui=SENSOR, bs_eui=AVA, code=71, message="not known"
+    )
+    assert stranger.data() == {
+        "eui": "FCA84A030000127C",
+        "name": "",
+        "event": "attach_refused",
+        "bs_eui": "70B3D59CD0000951",
+        "code": 71,
+        "message": "not known",
+    }
 
 
 def test_a_happening_is_a_value():

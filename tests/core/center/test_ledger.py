@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bssci.core.center.ledger import UNKNOWN, Due, Ledger, Order, due
+from bssci.core.center.ledger import TAKEN_FOR, UNKNOWN, Due, Ledger, Order, due
 from bssci.core.center.records import Refused
 
 A, B = 101, 102
@@ -423,3 +423,190 @@ def test_a_base_station_that_is_away_is_told_nothing():
     assert (ledger.is_connected, ledger.next_order(0.0)) == (False, None)
     ledger.connect([ONE])
     assert (ledger.is_connected, ledger.next_order(0.0)) == (True, Order(ONE, Due.ATTACH))
+
+
+# --- what the base station asked for itself ------------------------------------------------
+
+NEW = 103
+
+
+def take(ledger: Ledger, mark: int | None = NEW, op_id=7, now=0.0) -> None:
+    before = ledger.state(ONE)
+    ledger.take(ONE, op_id, mark, now)
+    ledger.count(before, ONE)
+
+
+def complete(ledger: Ledger, op_id=7) -> bool:
+    before = ledger.state(ONE)
+    is_over = ledger.complete(ONE, op_id)
+    ledger.count(before, ONE)
+    return is_over
+
+
+def test_what_it_was_told_in_answer_it_holds_once_it_has_completed():
+    ledger, wanted = ledger_of(one=A)
+    wanted[ONE] = NEW
+    take(ledger)
+    assert (ledger.state(ONE), counted(ledger)) == ("pending", [0, 1, 0])
+    assert ledger.next_order(0.0) is None
+    assert complete(ledger)
+    assert (ledger.state(ONE), counted(ledger)) == ("confirmed", [1, 0, 0])
+    assert (ledger.next_order(100.0), ledger.agenda.next_retry()) == (None, None)
+    assert not complete(ledger)
+
+
+def test_until_it_has_completed_it_may_hold_anything():
+    ledger, wanted = ledger_of(one=A)
+    ledger.agenda.begin(())
+    wanted[ONE] = NEW
+    take(ledger)
+    assert (ledger.may_hold(ONE), ledger.knows(ONE), ledger.confirmed) == (True, True, {ONE: 0})
+    del wanted[ONE]
+    ledger.take_wish("pending", ONE, -1)
+    assert ledger.state(ONE) == "pending"
+    ledger.agenda.look_at(ONE)
+    assert ledger.next_order(1.0) is None
+    assert complete(ledger)
+    ledger.agenda.look_at(ONE)
+    assert ledger.next_order(1.0) == Order(ONE, Due.DETACH)
+
+
+def test_one_that_it_lets_go_of_is_gone_once_it_has_completed():
+    ledger, wanted = holding()
+    del wanted[ONE]
+    ledger.take_wish("confirmed", ONE, -1)
+    take(ledger, None)
+    assert (ledger.state(ONE), ledger.confirmed) == ("pending", {ONE: UNKNOWN})
+    assert counted(ledger) == [0, 1, 0]
+    assert complete(ledger)
+    assert (ledger.state(ONE), ledger.knows(ONE), counted(ledger)) == (None, False, [0, 0, 0])
+
+
+def test_one_that_it_may_not_have_let_go_of_is_told_when_it_is_back():
+    ledger, _ = ledger_of(two=A)
+    take(ledger, None)
+    assert (ledger.knows(ONE), ledger.state(ONE)) == (True, "pending")
+    ledger.disconnect()
+    assert (ledger.knows(ONE), ledger.state(ONE), counted(ledger)) == (True, "pending", [0, 2, 0])
+    ledger.connect([ONE])
+    assert ledger.next_order(0.0) == Order(ONE, Due.DETACH)
+
+
+def test_what_it_has_confirmed_besides_it_holds_when_it_goes():
+    ledger, wanted = ledger_of(one=A)
+    wanted[ONE] = NEW
+    send(ledger)
+    take(ledger)
+    ledger.refused[ONE] = NO_ROOM
+    ledger.confirm(ONE, -1, NEW)
+    ledger.count_again()
+    ledger.disconnect()
+    assert (ledger.state(ONE), ledger.refused) == ("confirmed", {})
+
+
+def test_only_the_last_of_its_operations_is_waited_for():
+    ledger, wanted = ledger_of(one=A)
+    wanted[ONE] = NEW
+    take(ledger, B, op_id=6)
+    take(ledger, NEW, op_id=7)
+    assert (complete(ledger, 6), ledger.state(ONE)) == (False, "pending")
+    assert (complete(ledger, 7), ledger.state(ONE)) == (True, "confirmed")
+
+
+@pytest.mark.parametrize("is_sent", [True, False])
+@pytest.mark.parametrize(
+    ("is_answered_first", "expected"), [(True, None), (False, Order(ONE, Due.ATTACH))]
+)
+def test_of_what_was_on_its_way_to_it_the_last_answer_counts(is_sent, is_answered_first, expected):
+    ledger, wanted = ledger_of(one=A)
+    (send if is_sent else order)(ledger)
+    wanted[ONE] = NEW
+    ledger.take_wish("pending", ONE, 0)
+    take(ledger)
+    if is_answered_first:
+        ledger.confirm(ONE, -1, A)
+        assert (ledger.state(ONE), ledger.next_order(0.0)) == ("pending", None)
+        assert complete(ledger)
+    else:
+        assert complete(ledger)
+        ledger.confirm(ONE, -1, A)
+    ledger.agenda.look_at(ONE)
+    assert ledger.next_order(0.0) == expected
+
+
+def test_what_was_on_its_way_to_it_does_no_harm_where_it_says_the_same():
+    ledger, wanted = ledger_of(one=A)
+    wanted[ONE] = NEW
+    send(ledger)
+    take(ledger)
+    assert complete(ledger)
+    ledger.confirm(ONE, -1, NEW)
+    assert (ledger.state(ONE), ledger.next_order(0.0)) == ("confirmed", None)
+
+
+@pytest.mark.parametrize(("mark", "expected"), [(NEW, Due.ATTACH), (None, Due.DETACH)])
+def test_one_that_does_not_complete_is_told_anew(mark, expected):
+    ledger, wanted = holding(mark=A, two=A)
+    ledger.agenda.begin(())
+    if mark is not None:
+        wanted[ONE] = mark
+        ledger.count_again()
+    ledger.confirmed[TWO] = A
+    ledger.count_again()
+    take(ledger, mark, now=5.0)
+    assert ledger.agenda.next_retry() == 5.0 + TAKEN_FOR
+    assert ledger.next_order(5.0 + TAKEN_FOR - 1) is None
+    assert ledger.next_order(5.0 + TAKEN_FOR) == Order(ONE, expected)
+    assert ledger.confirmed == {ONE: UNKNOWN, TWO: A}
+    assert not complete(ledger)
+    assert counted(ledger) == [1, 1, 0]
+
+
+def test_one_that_does_not_complete_but_has_confirmed_the_same_is_not_told_anew():
+    ledger, wanted = ledger_of(one=A)
+    wanted[ONE] = NEW
+    send(ledger)
+    take(ledger)
+    ledger.confirm(ONE, -1, NEW)
+    assert ledger.state(ONE) == "pending"
+    assert ledger.next_order(TAKEN_FOR) is None
+    assert (ledger.state(ONE), counted(ledger)) == ("confirmed", [1, 0, 0])
+
+
+def test_another_wish_meanwhile_does_not_make_it_be_waited_for_forever():
+    ledger, wanted = ledger_of(one=A)
+    take(ledger)
+    wanted[ONE] = B
+    ledger.take_wish("pending", ONE, 0)
+    ledger.agenda.look_at(ONE)
+    assert ledger.agenda.next_retry() is None
+    assert ledger.next_order(10.0) is None
+    assert ledger.agenda.next_retry() == TAKEN_FOR
+    assert ledger.next_order(TAKEN_FOR) == Order(ONE, Due.ATTACH)
+
+
+def test_one_that_has_gone_before_it_completed_is_told_when_it_is_back():
+    ledger, wanted = ledger_of(one=A)
+    wanted[ONE] = NEW
+    take(ledger)
+    ledger.disconnect()
+    assert (ledger.state(ONE), ledger.confirmed) == ("pending", {ONE: UNKNOWN})
+    ledger.connect([ONE])
+    assert not complete(ledger)
+    assert ledger.next_order(0.0) == Order(ONE, Due.ATTACH)
+
+
+def test_a_refusal_meanwhile_keeps_its_time():
+    ledger, wanted = ledger_of(one=A)
+    wanted[ONE] = NEW
+    take(ledger)
+    before = ledger.state(ONE)
+    ledger.refused[ONE] = NO_ROOM
+    ledger.agenda.try_later(ONE, 30.0)
+    ledger.count(before, ONE)
+    ledger.disconnect()
+    assert (ledger.state(ONE), ledger.agenda.is_planned(ONE), counted(ledger)) == (
+        "refused",
+        True,
+        [0, 0, 1],
+    )

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from bssci.core.center import ledger
 from bssci.core.center.end_points import EndPoint, attach_propagate, mark_of
+from bssci.core.center.ledger import TAKEN_FOR
 from bssci.core.center.lifecycle import UNKNOWN, Due, Lifecycle, Order, due
 from bssci.core.center.records import Refused, Registration
 from bssci.core.protocol.errors import Code
@@ -387,6 +388,91 @@ def test_what_comes_too_late_to_be_of_interest_is_let_by():
     assert lifecycle.standing(SENSOR) == [(AVA, "confirmed", None)]
 
 
+# --- over the air --------------------------------------------------------------------------
+
+
+def attached_over_the_air(lifecycle: Lifecycle, bs_eui=AVA, key=2, op_id=7) -> None:
+    lifecycle.want(SENSOR, mark(key=key))
+    lifecycle.took(bs_eui, SENSOR, op_id, mark(key=key), now=0.0)
+
+
+def test_the_base_station_that_reports_an_attach_is_not_told_and_all_others_are():
+    lifecycle = attached(SENSOR, stations=(AVA, DIEHL))
+    attached_over_the_air(lifecycle)
+    assert (tell(lifecycle, AVA), tell(lifecycle, DIEHL)) == ([], [Order(SENSOR, Due.ATTACH)])
+    assert lifecycle.completed(AVA, SENSOR, 7) == Registration(
+        bs_eui=AVA, ep_eui=SENSOR, mark=mark(key=2)
+    )
+    assert lifecycle.standing(SENSOR) == [(DIEHL, "pending", None), (AVA, "confirmed", None)]
+    assert (tell(lifecycle, AVA), lifecycle.next_retry(AVA)) == ([], None)
+
+
+def test_until_an_attach_is_completed_it_is_stored_that_nobody_knows():
+    lifecycle = lifecycle_with()
+    lifecycle.want(SENSOR, mark())
+    assert lifecycle.took(AVA, SENSOR, 7, mark(), now=0.0) == Registration(
+        bs_eui=AVA, ep_eui=SENSOR, mark=UNKNOWN
+    )
+    assert lifecycle.standing(SENSOR) == [(AVA, "pending", None)]
+
+
+def test_a_base_station_that_goes_before_it_completes_an_attach_is_told_when_it_is_back():
+    lifecycle = lifecycle_with()
+    attached_over_the_air(lifecycle)
+    lifecycle.station_disconnected(AVA)
+    assert lifecycle.completed(AVA, SENSOR, 7) is None
+    lifecycle.station_connected(AVA, SESSION)
+    assert tell(lifecycle) == [Order(SENSOR, Due.ATTACH)]
+
+
+def test_an_attach_that_is_not_completed_is_told_after_a_while():
+    lifecycle = lifecycle_with()
+    attached_over_the_air(lifecycle)
+    assert (tell(lifecycle, now=59.9), lifecycle.next_retry(AVA)) == ([], 60.0)
+    assert tell(lifecycle, now=60.0) == [Order(SENSOR, Due.ATTACH)]
+    assert lifecycle.completed(AVA, SENSOR, 7) is None
+
+
+def test_what_is_wanted_otherwise_meanwhile_is_told_once_it_is_completed():
+    lifecycle = lifecycle_with()
+    attached_over_the_air(lifecycle)
+    lifecycle.want(SENSOR, None)
+    assert tell(lifecycle) == []
+    assert lifecycle.is_held(SENSOR)
+    lifecycle.completed(AVA, SENSOR, 7)
+    assert tell(lifecycle) == [Order(SENSOR, Due.DETACH)]
+
+
+def test_the_base_station_that_reports_a_detach_is_not_told_and_all_others_are():
+    lifecycle = attached(SENSOR, stations=(AVA, DIEHL))
+    lifecycle.want(SENSOR, None)
+    assert lifecycle.took(AVA, SENSOR, 8, None, now=0.0) == Registration(
+        bs_eui=AVA, ep_eui=SENSOR, mark=UNKNOWN
+    )
+    assert (tell(lifecycle, AVA), tell(lifecycle, DIEHL)) == ([], [Order(SENSOR, Due.DETACH)])
+    assert lifecycle.completed(AVA, SENSOR, 8) == Registration(bs_eui=AVA, ep_eui=SENSOR, mark=None)
+    assert lifecycle.standing(SENSOR) == [(DIEHL, "pending", None)]
+
+
+def test_one_that_goes_before_it_completes_a_detach_is_told_what_is_wanted_then():
+    lifecycle = attached(SENSOR)
+    lifecycle.want(SENSOR, None)
+    lifecycle.took(AVA, SENSOR, 8, None, now=0.0)
+    lifecycle.want(SENSOR, mark())
+    lifecycle.station_disconnected(AVA)
+    lifecycle.station_connected(AVA, SESSION)
+    assert tell(lifecycle) == [Order(SENSOR, Due.ATTACH)]
+
+
+def test_what_a_base_station_reports_that_has_gone_is_not_waited_for():
+    lifecycle = lifecycle_with()
+    lifecycle.station_disconnected(AVA)
+    for bs_eui in (AVA, DIEHL):
+        assert lifecycle.took(bs_eui, SENSOR, 7, mark(), now=0.0) is None
+        assert lifecycle.completed(bs_eui, SENSOR, 7) is None
+    assert lifecycle.standing(SENSOR) == []
+
+
 # --- across a restart ----------------------------------------------------------------------
 
 
@@ -567,6 +653,8 @@ class Station:
     Attributes:
         held: the mark of each end point that it really serves.
         pending: our operations that it has not answered, by ID.
+        own: what its own operations lead to, by ID: end points attach and detach by way of it.
+        ranks: operations of both, in the order in which they were sent or answered by us.
         inbox: what has reached it and is not carried out yet.
         outbox: what it has carried out, or refuses with this, and has not answered yet.
         is_orderly: it carries things out as they come, and answers in any order; the others carry
@@ -584,6 +672,8 @@ class Station:
     last_id: int = 0
     held: dict[int, int] = field(default_factory=dict)
     pending: dict[int, Told] = field(default_factory=dict)
+    own: dict[int, Told] = field(default_factory=dict)
+    ranks: dict[int, int] = field(default_factory=dict)
     inbox: list[int] = field(default_factory=list)
     outbox: list[tuple[int, Refused | None]] = field(default_factory=list)
     carried_out: dict[int, Told] = field(default_factory=dict)
@@ -600,6 +690,7 @@ class Station:
         self.is_connected = False
         self.inbox.clear()
         self.outbox.clear()
+        self.own.clear()
         for message in self.pending.values():
             if self.certain.get(message.ep_eui) != left_by(message):
                 self.certain.pop(message.ep_eui, None)
@@ -607,14 +698,51 @@ class Station:
     def receive(self, message: Told) -> int:
         self.last_id -= 1
         self.pending[self.last_id] = replace(message, op_id=self.last_id)
+        self.ranks[self.last_id] = len(self.ranks)
         self.inbox.append(self.last_id)
         self.newest[message.ep_eui] = self.last_id
         self.mixed_up.discard(message.ep_eui)
         return self.last_id
 
+    def ask(self, message: Told) -> int:
+        """An end point attaches or detaches by way of it, and it has our response."""
+        op_id = len(self.ranks) + 1
+        self.own[op_id] = replace(message, op_id=op_id)
+        self.ranks[op_id] = len(self.ranks)
+        self.inbox.append(op_id)
+        self.newest[message.ep_eui] = op_id
+        self.certain.pop(message.ep_eui, None)
+        return op_id
+
+    def forget_own(self, op_id: int) -> None:
+        """The end point does not wait for its answer."""
+        self.inbox.remove(op_id)
+        del self.own[op_id]
+
+    def forget_all_own(self, ep_eui: int) -> None:
+        """So much later it waits for none any more."""
+        for op_id in [each for each in self.inbox if each in self.own]:
+            if self.own[op_id].ep_eui == ep_eui:
+                self.forget_own(op_id)
+
+    def may_carry_out(self, op_id: int) -> bool:
+        """What one end point does by way of it comes one after the other."""
+        if op_id not in self.own:
+            return True
+        ep_eui = self.own[op_id].ep_eui
+        return op_id == min(
+            each for each in self.inbox if each in self.own and self.own[each].ep_eui == ep_eui
+        )
+
+    def message(self, op_id: int) -> Told:
+        return self.own[op_id] if op_id in self.own else self.pending[op_id]
+
     def treat(self, op_id: int, how: str, why: Refused) -> tuple[int, Refused | None] | None:
         """Do something about what has come; the answer that waits now, if there is to be one."""
-        message = self.pending[op_id]
+        if op_id in self.own and how in ("refuse", "overlook"):
+            self.forget_own(op_id)
+            return None
+        message = self.message(op_id)
         is_refused = how == "refuse" and not (is_done(message, why) and message.ep_eui in self.held)
         self.inbox.remove(op_id)
         if how == "overlook":
@@ -632,7 +760,7 @@ class Station:
         return why is not None or self.was_in_order(op_id)
 
     def carry_out(self, op_id: int) -> None:
-        message = self.pending[op_id]
+        message = self.message(op_id)
         self.carried_out.pop(op_id, None)
         self.carried_out[op_id] = message
         told = left_by(message)
@@ -646,7 +774,10 @@ class Station:
         for earlier, message in self.carried_out.items():
             if earlier == op_id:
                 return True
-            if earlier < op_id and message.ep_eui == self.carried_out[op_id].ep_eui:
+            if (
+                self.ranks[earlier] > self.ranks[op_id]
+                and message.ep_eui == self.carried_out[op_id].ep_eui
+            ):
                 return False
         return True
 
@@ -666,6 +797,9 @@ class LifecycleMachine(RuleBasedStateMachine):
         self.ways: dict[tuple[int, int], set[int]] = {}
         """What is on its way, by base station and end point: IDs, 0 while it is not sent."""
         self.unsent: list[tuple[int, Order, Told]] = []
+        self.taken: dict[tuple[int, int], tuple[int, float, bool]] = {}
+        """What a base station has not completed that end points do over the air: its ID, until when
+        it is waited for, and whether nothing else was on its way."""
         self.stored: dict[tuple[int, int], Registration] = {}
         self.known: dict[int, bytes] = {}
 
@@ -686,6 +820,7 @@ class LifecycleMachine(RuleBasedStateMachine):
             (bs_eui, op_id)
             for bs_eui, station in self.stations.items()
             for op_id in station.inbox[: 1 if station.is_orderly else None]
+            if station.may_carry_out(op_id)
         ]
 
     def unanswered(self) -> list[tuple[int, tuple[int, Refused | None]]]:
@@ -720,6 +855,41 @@ class LifecycleMachine(RuleBasedStateMachine):
             self.wishes[ep_eui] = end_point(ep_eui, key)
             self.lifecycle.want(ep_eui, mark(ep_eui, key))
         self.order(tells)
+
+    # --- end points, over the air ---
+
+    @precondition(lambda self: self.lifecycle.connected())
+    @rule(
+        number=pick,
+        ep_eui=st.sampled_from(END_POINTS),
+        key=st.sampled_from([None, *KEYS]),
+        tells=often(True, False),
+    )
+    def report(self, number, ep_eui, key, tells) -> None:
+        """It attaches, with a new key or, as another has reported it, the same; or it detaches."""
+        connected = self.lifecycle.connected()
+        bs_eui = connected[number % len(connected)]
+        self.decide(ep_eui, key, tells=False)
+        message = detach(eui=ep_eui) if key is None else attach(eui=ep_eui, key=key)
+        station, told = self.stations[bs_eui], left_by(message)
+        unsent = [each for to, _, each in self.unsent if (to, each.ep_eui) == (bs_eui, ep_eui)]
+        others = {left_by(each) for each in (*station.pending_about(ep_eui), *unsent)}
+        op_id = station.ask(message)
+        self.taken[bs_eui, ep_eui] = op_id, self.now + TAKEN_FOR, others <= {told}
+        self.store(self.lifecycle.took(bs_eui, ep_eui, op_id, told, now=self.now))
+        self.order(tells)
+
+    def complete(self, bs_eui: int, op_id: int) -> None:
+        station = self.stations[bs_eui]
+        message = station.own.pop(op_id)
+        known = self.taken.get((bs_eui, message.ep_eui))
+        if known is not None and known[0] == op_id:
+            del self.taken[bs_eui, message.ep_eui]
+            if known[2]:
+                self.note_certain(station, message)
+            else:
+                station.certain.pop(message.ep_eui, None)
+        self.store(self.lifecycle.completed(bs_eui, message.ep_eui, op_id))
 
     # --- base stations come and go ---
 
@@ -772,6 +942,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         self.stations[bs_eui].cut()
         self.unsent = [each for each in self.unsent if each[0] != bs_eui]
         self.ways = {key: way for key, way in self.ways.items() if key[0] != bs_eui}
+        self.taken = {key: each for key, each in self.taken.items() if key[0] != bs_eui}
 
     # --- orders ---
 
@@ -802,12 +973,23 @@ class LifecycleMachine(RuleBasedStateMachine):
         assert retry is None or retry > self.now
         for ep_eui in END_POINTS:
             state = self.lifecycle.state(bs_eui, ep_eui)
-            is_waited_for = self.way(bs_eui, ep_eui) or (state == "refused" and retry is not None)
+            is_waited_for = (
+                self.way(bs_eui, ep_eui)
+                or (state == "refused" and retry is not None)
+                or self.is_taken(bs_eui, ep_eui)
+            )
             assert state in (None, "confirmed") or is_waited_for
+
+    def is_taken(self, bs_eui: int, ep_eui: int) -> bool:
+        known = self.taken.get((bs_eui, ep_eui))
+        return known is not None and self.now < known[1]
 
     def check_that_it_had_to_be_told(self, bs_eui: int, order: Order) -> None:
         station, ep_eui = self.stations[bs_eui], order.ep_eui
         assert not self.way(bs_eui, ep_eui), "two operations for one end point"
+        assert not self.is_taken(bs_eui, ep_eui), "the base station asks for it itself"
+        if self.taken.pop((bs_eui, ep_eui), (0, 0.0, True))[2] is False:
+            station.certain.pop(ep_eui, None)
         wish = self.wishes.get(ep_eui)
         assert order.due is (Due.DETACH if wish is None else Due.ATTACH)
         if wish is not None and not station.pending_about(ep_eui):
@@ -854,6 +1036,9 @@ class LifecycleMachine(RuleBasedStateMachine):
     def give_answer(self, bs_eui: int, outcome: tuple[int, Refused | None]) -> None:
         station, (op_id, why) = self.stations[bs_eui], outcome
         station.outbox.remove(outcome)
+        if op_id in station.own:
+            self.complete(bs_eui, op_id)
+            return
         message = station.pending.pop(op_id)
         self.way(bs_eui, message.ep_eui).discard(op_id)
         if why is None or is_done(message, why):
@@ -895,6 +1080,9 @@ class LifecycleMachine(RuleBasedStateMachine):
     @rule(tells=often(True, False))
     def wait(self, tells) -> None:
         self.now = self.next_retry() or self.now
+        for (bs_eui, ep_eui), (_, until, _) in self.taken.items():
+            if until <= self.now:
+                self.stations[bs_eui].forget_all_own(ep_eui)
         self.order(tells)
 
     @precondition(lambda self: self.waited_for())
@@ -938,6 +1126,9 @@ class LifecycleMachine(RuleBasedStateMachine):
     def what_is_on_its_way_is_not_confirmed(self) -> None:
         for bs_eui, message in self.waited_for():
             assert self.lifecycle.state(bs_eui, message.ep_eui) in ("pending", "refused")
+        for bs_eui, ep_eui in self.taken:
+            if self.is_taken(bs_eui, ep_eui):
+                assert self.lifecycle.state(bs_eui, ep_eui) in ("pending", "refused")
 
     # --- when the dust settles ---
 

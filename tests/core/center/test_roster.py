@@ -258,6 +258,61 @@ def test_no_figures_do_not_deviate():
     assert deviation(Spread(0.0, 0.0, 0.0), 0) == 0.0
 
 
+# --- packet counters that begin anew -------------------------------------------------------
+
+
+def test_with_a_new_epoch_the_last_counter_is_0_and_to_be_stored():
+    roster = roster_with()
+    hear(roster)
+    roster.take_hearings()
+    roster.begin_epoch(SENSOR, UNIX + 5, heard_at=9 * S)
+    begun = replace(FIRST, last_cnt=0, heard_at=9 * S)
+    assert roster.hearing(SENSOR) == begun
+    assert roster.take_hearings() == [(SENSOR, begun)]
+
+
+def test_what_was_received_before_a_new_epoch_says_nothing_about_its_counters():
+    roster = roster_with()
+    roster.begin_epoch(SENSOR, UNIX + 5)
+    assert hear(roster, received_ns=UNIX + 5) == replace(
+        FIRST,
+        last_cnt=0,
+        last_seen_ns=UNIX + 5,
+        preferred=Preferred(AVA, 10.0, UNIX + 5, 1),
+    )
+    assert [
+        heard and heard.last_cnt
+        for heard in (
+            hear(roster, packet_cnt=1, received_ns=UNIX + 6),
+            hear(roster, packet_cnt=659, received_ns=UNIX + 4),
+            hear(roster, packet_cnt=2, received_ns=UNIX + 7),
+        )
+    ] == [1, 1, 2]
+
+
+def test_a_later_process_knows_the_epoch_and_has_nothing_to_store():
+    roster = roster_with(wish(), wish(OTHER))
+    roster.recall(SENSOR, FIRST)
+    roster.recall(OTHER, FIRST)
+    roster.begin_epoch(SENSOR, UNIX)
+    roster.begin_epoch(OTHER, UNIX - 1)
+    assert [roster.hearing(each) for each in (SENSOR, OTHER)] == [
+        replace(FIRST, last_cnt=0),
+        FIRST,
+    ]
+    assert roster.take_hearings() == []
+
+
+def test_the_epoch_of_one_that_is_not_registered_any_more_is_forgotten():
+    roster = roster_with()
+    roster.begin_epoch(SENSOR, UNIX)
+    roster.forget(SENSOR)
+    roster.begin_epoch(OTHER, UNIX)
+    for each in (wish(), wish(OTHER)):
+        roster.decide(each)
+    assert (hear(roster), hear(roster, OTHER)) == (FIRST, FIRST)
+
+
 # --- how it is doing -----------------------------------------------------------------------
 
 LIMITS = Limits(36 * HOUR, 72 * HOUR)

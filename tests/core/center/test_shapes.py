@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from bssci.core.center.attachment import Attachment
 from bssci.core.center.end_points import EndPoint
 from bssci.core.center.records import Episode, Hearing, Preferred, Refused, Spread, Wish
 from bssci.core.center.registry import BaseStation
@@ -141,6 +142,7 @@ def test_details_tell_the_figures_and_the_limits_of_silence():
         "silent_for": 1.5,
         "warned_after": 45.0,
         "detached_after": 60.0,
+        "attachment": None,
     }
     assert json.loads(json.dumps(details, allow_nan=False)) == details
 
@@ -154,6 +156,31 @@ def test_details_of_one_never_heard_that_is_never_detached():
         "silent_for": None,
         "warned_after": None,
         "detached_after": None,
+        "attachment": None,
+    }
+
+
+def test_details_tell_of_an_attach_over_the_air_and_never_its_key():
+    attachment = Attachment(
+        ep_eui=WISH.end_point.eui,
+        attach_cnt=7,
+        nonce=b"nonc",
+        sign=b"sign",
+        nwk_sn_key=bytes(range(16)),
+        short_addr=0x42,
+        dual_chan=True,
+        repetition=False,
+        wide_carr_off=False,
+        long_blk_dist=False,
+        bs_eui=0x70B3D59CD0000951,
+        at_ns=1_756_476_362_500_000_000,
+    )
+    details = sensor_details(WISH, None, silent_ns=0, limits_ns=None, attachment=attachment)
+    assert details["attachment"] == {
+        "bs_eui": "70B3D59CD0000951",
+        "time": 1_756_476_362.5,
+        "cnt": 7,
+        "short_addr": "0042",
     }
 
 

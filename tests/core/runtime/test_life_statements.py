@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bssci.core.center.attachment import Attachment
 from bssci.core.center.end_points import EndPoint
 from bssci.core.center.records import (
     Episode,
@@ -78,6 +79,20 @@ STATION = StationRecord(
     position=(48.5, 11.25, 500.0),
     uplinks=6,
 )
+ATTACHMENT = Attachment(
+    ep_eui=EP_EUI,
+    attach_cnt=0xFFFFFF,
+    nonce=bytes(4),
+    sign=b"\xff\x00\x7f\x80",
+    nwk_sn_key=bytes(reversed(KEY)),
+    short_addr=0xFFFF,
+    dual_chan=True,
+    repetition=False,
+    wide_carr_off=True,
+    long_blk_dist=False,
+    bs_eui=BS_EUI,
+    at_ns=11,
+)
 EPISODE = Episode(
     ep_eui=EP_EUI, at_ns=4, what="refused", cause="mqtt", bs_eui=BS_EUI, code=28, message="größer"
 )
@@ -105,6 +120,15 @@ def decide(
     episodes: list[Episode] | None = None,
 ) -> None:
     write(db, Decision(wishes or [], forgotten or [], episodes or []))
+
+
+def attach(db: sqlite3.Connection, *attachments: Attachment) -> None:
+    wishes = [replace(WISH, end_point=replace(END_POINT, eui=each.ep_eui)) for each in attachments]
+    write(db, Decision(wishes, [], [], attachments))
+
+
+def attachments(db: sqlite3.Connection) -> list[Attachment]:
+    return statements.attachments_of(db.execute(statements.ATTACHMENTS, ("", 10**6)).fetchall())
 
 
 def wishes(count: int) -> list[Wish]:
@@ -143,6 +167,7 @@ INDEX = {
     "registrations": "registrations USING PRIMARY KEY",
     "silence_clocks": "silence_clocks USING PRIMARY KEY",
     "history": "history_end_point (ep_eui=?",
+    "attachments": "attachments USING PRIMARY KEY",
     "former": "sqlite_autoindex_former_end_points_1 (ep_eui=?)",
 }
 
@@ -151,9 +176,11 @@ INDEX = {
     ("sql", "width", "found_by"),
     [
         (statements.END_POINTS, 0, ["end_points"]),
+        (statements.ATTACHMENTS, 0, ["attachments"]),
         (statements.REGISTRATIONS, 0, ["registrations"]),
         (statements.HISTORY, 0, ["history"]),
         (statements._FORGET, 1, ["end_points"]),
+        (statements._FORGET_ATTACHMENTS, 1, ["attachments"]),
         (statements._SET_FLAGS, 3, ["end_points"]),
         (statements._SAVE_HEARINGS, 20, ["end_points"]),
         (statements._FORGET_CLOCKS, 1, ["silence_clocks"]),
@@ -168,7 +195,7 @@ def test_no_statement_walks_a_table_for_a_few_of_its_rows(db, sql, width, found_
     sql = _with_rows(sql, 2, width) if width else sql
     plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", ("",) * sql.count("?"))]
     assert [table for table in found_by if not any(INDEX[table] in step for step in plan)] == []
-    tables = "end_points", "registrations", "silence_clocks", "history", "old"
+    tables = "end_points", "attachments", "registrations", "silence_clocks", "history", "old"
     assert [step for step in plan if step.removeprefix("SCAN ") in tables] == []
 
 
@@ -189,6 +216,33 @@ def test_ten_thousand_end_points_are_decided_upon_in_few_statements(db):
     assert end_points(db) == [(wish, None) for wish in many]
     decide(db, forgotten=[wish.end_point.eui for wish in many])
     assert end_points(db) == []
+
+
+def test_an_attachment_comes_back_whole_and_the_last_one_counts(db):
+    attach(db, replace(ATTACHMENT, at_ns=10), replace(ATTACHMENT, ep_eui=1))
+    attach(db, ATTACHMENT)
+    assert attachments(db) == [replace(ATTACHMENT, ep_eui=1), ATTACHMENT]
+
+
+@pytest.mark.parametrize("gone", [{"forgotten": [EP_EUI]}, {"voided": [EP_EUI]}])
+def test_an_attachment_goes_with_its_end_point_or_its_key(db, gone):
+    other = replace(ATTACHMENT, ep_eui=1)
+    attach(db, ATTACHMENT, other)
+    nothing: dict[str, list[Any]] = {"wishes": [], "forgotten": [], "episodes": []}
+    write(db, Decision(**nothing | gone))
+    assert attachments(db) == [other]
+
+
+def test_an_attachment_may_follow_one_that_holds_no_more(db):
+    attach(db, replace(ATTACHMENT, at_ns=10))
+    write(db, Decision([], [], [], [ATTACHMENT], [EP_EUI]))
+    assert attachments(db) == [ATTACHMENT]
+
+
+def test_what_a_base_station_may_hold_can_be_part_of_a_decision(db):
+    write(db, noted(replace(REFUSED, mark=1)))
+    write(db, Decision([], [], [], registrations=[REFUSED]))
+    assert registrations(db) == [REFUSED]
 
 
 @pytest.mark.parametrize("count", [1, 33, 4096, 5000])
@@ -371,6 +425,17 @@ def test_an_end_point_that_cannot_be_read_is_left_out_and_its_key_not_shown(db, 
     decide(db, [*wishes(1), WISH])
     db.execute(f"UPDATE end_points SET {damage} WHERE ep_eui > '0000000000000000'")
     assert end_points(db) == [(wishes(1)[0], None)]
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "a1b2c3" not in record.getMessage().lower()
+
+
+@pytest.mark.parametrize("damage", ["nwk_sn_key = x'A1B2C3'", "bs_eui = 'X'", "ep_eui = 'FX'"])
+def test_an_attachment_that_cannot_be_read_is_left_out_and_its_key_not_shown(db, damage, caplog):
+    other = replace(ATTACHMENT, ep_eui=1)
+    attach(db, ATTACHMENT, other)
+    db.execute(f"UPDATE attachments SET {damage} WHERE ep_eui > '1'")
+    assert attachments(db) == [other]
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert "a1b2c3" not in record.getMessage().lower()

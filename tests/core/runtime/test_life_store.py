@@ -22,6 +22,7 @@ from bssci.core.runtime.schema import migrate
 from bssci.core.runtime.statements import Changes
 from bssci.core.runtime.store import Store, open_store
 from tests.core.runtime.test_life_statements import (
+    ATTACHMENT,
     BS_EUI,
     END_POINT,
     EP_EUI,
@@ -86,6 +87,34 @@ async def test_what_is_decided_is_on_disk_when_decide_returns(life, path):
     await life.decide(forgotten=[EP_EUI])
     assert await life.end_points() == []
     assert await life.history(EP_EUI) == [EPISODE]
+
+
+async def test_a_wish_and_its_attachment_are_on_disk_together(life, path, impatient):
+    decision = {"wishes": [WISH], "attachments": [ATTACHMENT], "episodes": [EPISODE]}
+    with stuck_disk(path), pytest.raises(StorageError):
+        await life.decide(**decision)
+    assert (await life.end_points(), await life.attachments()) == ([], [])
+    await life.decide(**decision)
+    assert (await life.end_points(), await life.attachments()) == ([(WISH, None)], [ATTACHMENT])
+    await life.decide(voided=[EP_EUI])
+    assert (await life.end_points(), await life.attachments()) == ([(WISH, None)], [])
+
+
+async def test_attachments_come_in_pages_and_one_that_cannot_be_read_is_not_the_end(life, path):
+    many = [replace(ATTACHMENT, ep_eui=eui) for eui in (1, 2, 2**63, 2**64 - 1)]
+    broken = [f"{eui:016X}" for eui in (2, 2**63)]
+    await life.decide(attachments=many)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("UPDATE attachments SET bs_eui = 'X' WHERE ep_eui IN (?, ?)", broken)
+    assert await life.attachments(limit=1) == [many[0]]
+    assert await life.attachments(1, 1) == [many[3]]
+    assert await life.attachments(2**64 - 1) == []
+
+
+async def test_what_a_base_station_may_hold_is_on_disk_when_decide_returns(life):
+    life.note_registration(CONFIRMED)
+    await life.decide(registrations=[REFUSED])
+    assert await life.registrations() == [REFUSED]
 
 
 async def test_deciding_nothing_is_nothing(life, path):
