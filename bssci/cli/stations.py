@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from bssci.cli import output, remote
+from bssci.cli import output, radio, remote
 
 __all__ = ["app"]
 
@@ -134,6 +134,9 @@ def _status(status: Fields) -> Iterator[tuple[str, str | output.Cell]]:
     for name, label in (("cpuLoad", "CPU"), ("memLoad", "memory"), ("dutyCycle", "duty cycle")):
         yield label, _percent(status[name])
     yield "uptime", output.span(status["uptime"])
+    yield "time", output.moment(status["time"] / 1e9)
+    if "geoLocation" in status:
+        yield "position", _position(status["geoLocation"])
     if "temp" in status:
         yield "temperature", output.number(status["temp"], unit="°C")
 
@@ -207,3 +210,7 @@ def _refusal(refusal: Fields, now: float) -> output.Row:
         output.NOTHING if certificate is None else certificate["subject"],
         refusal.get("detail") or output.NOTHING,
     ]
+
+
+app.command(short_help="Have a base station transmit as a sensor.")(radio.transmit)
+app.add_typer(radio.app, name="vm")

@@ -15,6 +15,7 @@ STATUS = {
     "uptime": 1712477,
     "temp": 46.95,
     "message": "ok",
+    "geoLocation": [49.5, 11.0, 300.0],
     "clockOffset": -0.0123,
 }
 
@@ -95,6 +96,8 @@ Status
   memory         39.5 %
   duty cycle     0.0 %
   uptime         19 d 19 h
+  time           2025-08-25 11:49:04
+  position       49.50000, 11.00000, 300 m
   temperature    47.0 °C
 """,
         "",
@@ -111,7 +114,7 @@ def test_a_status_may_leave_things_out(site, cli):
         "code": 5, "memLoad": None, "cpuLoad": None, "dutyCycle": 0.1, "time": 0, "uptime": None,
     }  # fmt: skip
     code, out, _ = cli("stations", "show", "Tower")
-    assert (code, out.splitlines()[-5:]) == (
+    assert (code, out.splitlines()[-6:]) == (
         0,
         [
             "  code           5",
@@ -119,6 +122,7 @@ def test_a_status_may_leave_things_out(site, cli):
             "  memory         -",
             "  duty cycle     10.0 %",
             "  uptime         -",
+            "  time           1970-01-01 00:00:00",
         ],
     )
 

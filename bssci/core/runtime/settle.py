@@ -2,6 +2,9 @@
 
 The journal is the queue. What a commit brings is settled at once; what a killed process left is
 read back and goes the same way, to the same decisions.
+
+Reports that are no uplinks go straight to the outbox. They pass through here because its rows are
+numbered here.
 """
 
 from __future__ import annotations
@@ -9,12 +12,14 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from bssci.core.center.receptions import Outcome, SettledUplink, digest_of
-from bssci.core.center.topics import sightings_of, uplink_body
+from bssci.core.center.receptions import NO_COUNTER, VM, Outcome, SettledUplink, digest_of
+from bssci.core.center.topics import report_body, sightings_of, uplink_body
 from bssci.core.protocol.errors import StorageError
 from bssci.core.protocol.eui import format_eui
 
@@ -22,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from bssci.core.center.dedup import Deduplicator
-    from bssci.core.center.receptions import Reception, Telegram
+    from bssci.core.center.receptions import Reception, Report, Telegram
     from bssci.core.center.registry import Registry
 
 __all__ = ["Journal", "Settlement"]
@@ -73,9 +78,34 @@ class Journal(Protocol):
         """What was settled of this end point and counter."""
         ...
 
+    async def has_report(self, bs_eui: int, digest: bytes) -> bool:
+        """Whether a report of this operation is among the base station's last ones."""
+        ...
+
 
 def _ignore(telegrams: Sequence[Telegram], through: int) -> None:
     """Nobody wants to know who was heard."""
+
+
+def _at_the_beginning(ep_eui: int) -> int:
+    """No end point has attached over the air."""
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _NewEpoch:
+    """Between two rows: what an end point counts is new from here on."""
+
+    ep_eui: int
+
+
+@dataclass(eq=False, slots=True)
+class _Passage:
+    """A report on its way to the disk, for which somebody waits."""
+
+    report: Report
+    over: trio.Event = field(default_factory=trio.Event)
+    failure: StorageError | None = None
 
 
 class Settlement:
@@ -100,11 +130,13 @@ class Settlement:
         unix_ns: Callable[[], int],
         on_settled: Callable[[Sequence[SettledUplink]], None],
         on_heard: Callable[[Sequence[Telegram], int], None] = _ignore,
+        began_ns: Callable[[int], int] = _at_the_beginning,
     ) -> None:
         """
         Args:
-            on_settled: told of uplinks once they are on disk.
+            on_settled: told of uplinks, and of reports behind them, once they are on disk.
             on_heard: told then of the telegrams they were made of, and the newest uplink's id.
+            began_ns: Unix time since which the counters of an end point are the present ones.
         """
         self.received = self.duplicates = self.unregistered = self.released = 0
         self._journal = journal
@@ -116,7 +148,10 @@ class Settlement:
         self._unix_ns = unix_ns
         self._on_settled = on_settled
         self._on_heard = on_heard
-        self._waiting: deque[Reception] = deque()
+        self._began_ns = began_ns
+        self._recovered: set[int] = set()
+        self._waiting: deque[Reception | _NewEpoch] = deque()
+        self._passages: list[_Passage] = []
         self._last_row = 0
         self._settled_through = 0
         self._due = trio.Event()
@@ -133,6 +168,29 @@ class Settlement:
         self._waiting.extend(receptions)
         self._due.set()
 
+    def new_epoch(self, ep_eui: int) -> None:
+        """An end point was attached anew: its counters say nothing about earlier uplinks."""
+        self._waiting.append(_NewEpoch(ep_eui))
+        self._due.set()
+
+    async def pass_on(self, report: Report) -> None:
+        """Put a report into the outbox. It is on disk when this returns; only then may it be
+        answered. One that was issued again and is there already stays there once.
+
+        Raises:
+            StorageError: it is not on disk. Let the base station repeat it.
+        """
+        passage = _Passage(report)
+        self._passages.append(passage)
+        self._due.set()
+        try:
+            await passage.over.wait()
+        finally:
+            with suppress(ValueError):
+                self._passages.remove(passage)
+        if passage.failure is not None:
+            raise StorageError(str(passage.failure), code=passage.failure.code) from passage.failure
+
     def station_gone(self, bs_eui: int) -> None:
         """A base station is not connected any more: nothing waits for it."""
         self._dedup.disconnected(bs_eui)
@@ -145,7 +203,7 @@ class Settlement:
 
     async def wait_until_idle(self) -> None:
         """Return when everything that was taken is in the outbox."""
-        while self._waiting or self._is_busy or self._dedup.open_count:
+        while self._waiting or self._passages or self._is_busy or self._dedup.open_count:
             await self._idle.wait()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -156,7 +214,7 @@ class Settlement:
             await self._wait_until_due()
             self._is_busy = True
             await self._take_waiting()
-            await self._release()
+            await self._release(await self._new_reports())
             self._is_busy = False
             self._idle.set()
             self._idle = trio.Event()
@@ -175,8 +233,15 @@ class Settlement:
         self._room = trio.Event()
         await self._take_all(waiting)
 
-    async def _take_all(self, rows: Iterable[Reception], *, from_disk: bool = False) -> None:
+    async def _take_all(
+        self, rows: Iterable[Reception | _NewEpoch], *, from_disk: bool = False
+    ) -> None:
         for reception in rows:
+            if isinstance(reception, _NewEpoch):
+                self._dedup.new_epoch(reception.ep_eui)
+                continue
+            if from_disk:
+                self._begin_epoch_if_due(reception)
             if reception.reissued:
                 await self._recall_like(reception)
             try:
@@ -185,6 +250,14 @@ class Settlement:
                 # One row must not end the service, nor every start after this one.
                 logger.exception("journal row %d is passed over; this is our fault", reception.row)
                 self._last_row = reception.row
+
+    def _begin_epoch_if_due(self, reception: Reception) -> None:
+        """Rows that are read back may be from before an attach and from after it."""
+        ep_eui = reception.uplink.ep_eui
+        began_ns = self._began_ns(ep_eui)
+        if began_ns and reception.received_ns >= began_ns and ep_eui not in self._recovered:
+            self._recovered.add(ep_eui)
+            self._dedup.new_epoch(ep_eui)
 
     def _take(self, reception: Reception, *, from_disk: bool) -> None:
         registry, bs_eui = self._registry, reception.bs_eui
@@ -218,20 +291,48 @@ class Settlement:
         digest = digest_of(uplink)
         self._recall([settled for settled in reversed(known) if settled.digest == digest])
 
-    # --- telegrams out ---
+    # --- reports in ---
 
-    async def _release(self) -> None:
+    async def _new_reports(self) -> list[_Passage]:
+        """Those that wait and are not on disk yet."""
+        passages, self._passages = self._passages, []
+        new = []
+        for passage in passages:
+            if passage.report.reissued and await self._is_on_disk(passage.report):
+                passage.over.set()
+            else:
+                new.append(passage)
+        return new
+
+    async def _is_on_disk(self, report: Report) -> bool:
+        try:
+            return await self._journal.has_report(report.bs_eui, report.digest)
+        except StorageError as error:
+            logger.warning(
+                "a report that was sent again may be published twice: %s",
+                error,
+                extra={"bs_eui": format_eui(report.bs_eui)},
+            )
+            return False
+
+    # --- telegrams and reports out ---
+
+    async def _release(self, passages: Sequence[_Passage] = ()) -> None:
         telegrams = self._dedup.due(_now_ns())
         uplinks = [uplink for telegram in telegrams if (uplink := self._settle(telegram))]
         oldest = self._dedup.oldest_open_row()
         through = self._last_row if oldest is None else oldest - 1
-        if uplinks or through > self._settled_through:
+        reports = [self._settle_report(passage.report) for passage in passages]
+        if reports and not await self._try_to_store([*uplinks, *reports], through, passages):
+            reports = []
+        if not reports and (uplinks or through > self._settled_through):
             await self._store(uplinks, through)
-            self._settled_through = through
-            self.released += len(uplinks)
-            self._on_settled(uplinks)
-            if uplinks:
-                self._on_heard(telegrams, uplinks[-1].id)
+        self._settled_through = max(through, self._settled_through)
+        self.released += len(uplinks)
+        if settled := [*uplinks, *reports]:
+            self._on_settled(settled)
+        if uplinks:
+            self._on_heard(telegrams, uplinks[-1].id)
 
     def _settle(self, telegram: Telegram) -> SettledUplink | None:
         self._registry.heard(telegram)
@@ -252,6 +353,31 @@ class Settlement:
             body=uplink_body(telegram, uid=uid, registered=is_registered),
         )
 
+    def _settle_report(self, report: Report) -> SettledUplink:
+        uplink_id = self._journal.next_uplink()
+        return SettledUplink(
+            id=uplink_id,
+            ep_eui=report.bs_eui,
+            packet_cnt=NO_COUNTER,
+            digest=report.digest,
+            received_ns=report.received_ns,
+            journal_row=0,
+            body=report_body(report, uid=self._journal.uid(uplink_id)),
+            channel=VM,
+        )
+
+    async def _try_to_store(
+        self, settled: Sequence[SettledUplink], through: int, passages: Sequence[_Passage]
+    ) -> bool:
+        """Once: a report that is not on disk is still with its base station."""
+        failure = None
+        try:
+            await self._journal.settle(settled, settled_through=through)
+        except StorageError as error:
+            failure = error
+        _end(passages, failure)
+        return failure is None
+
     async def _store(self, uplinks: Sequence[SettledUplink], through: int) -> None:
         """Until it is done: until then what is settled is in the journal and nowhere else."""
         is_waiting = False
@@ -262,6 +388,8 @@ class Settlement:
                 if not is_waiting:
                     logger.error("%d settled uplinks wait for the disk: %s", len(uplinks), error)
                 is_waiting = True
+                _end(self._passages, error)
+                self._passages.clear()
                 await trio.sleep(RETRY)
             else:
                 if is_waiting:
@@ -282,6 +410,7 @@ class Settlement:
             count += len(rows)
             await self._release()
             rows = await self._journal.unsettled(rows[-1].row, BATCH)
+        self._recovered.clear()
         if count:
             logger.info("%d receptions that were not settled come from the journal", count)
 
@@ -299,6 +428,8 @@ class Settlement:
 
     def _recall(self, known: Sequence[SettledUplink]) -> None:
         for settled in known:
+            if settled.received_ns < self._began_ns(settled.ep_eui):
+                continue
             try:
                 sightings = sightings_of(settled.body)
             except StorageError as error:
@@ -308,6 +439,12 @@ class Settlement:
                 if seen.rx_time_corrected is not None:
                     self._registry.recall_clock(seen.bs_eui, seen.rx_time - seen.rx_time_corrected)
             self._dedup.recall(settled, sightings, now_ns=_now_ns())
+
+
+def _end(passages: Sequence[_Passage], failure: StorageError | None) -> None:
+    for passage in passages:
+        passage.failure = failure
+        passage.over.set()
 
 
 def _now_ns() -> int:

@@ -3,14 +3,15 @@
 import json
 import logging
 
+import pytest
 import trio
 import trio.testing
 
 from bssci.core.center.dedup import Deduplicator
-from bssci.core.center.receptions import Reception, SettledUplink, digest_of
+from bssci.core.center.receptions import Reception, Report, SettledUplink, digest_of
 from bssci.core.center.registry import Registry
 from bssci.core.protocol.errors import StorageError
-from bssci.core.protocol.messages import Connect, UplinkData
+from bssci.core.protocol.messages import Connect, UplinkData, VmUplinkData
 from bssci.core.runtime import settle
 from bssci.core.runtime.settle import Settlement
 
@@ -34,6 +35,24 @@ def heard(row, bs_eui=NORTH, *, cnt=1, ep_eui=END_POINT, at=NOON, data=b"\x01", 
         dl_ack=False,
     )
     return Reception(row, bs_eui, at, b"s" * 16, uplink, b"", **fields)
+
+
+def report(op_id=1, bs_eui=NORTH, *, session=b"s" * 16, reissued=False):
+    message = VmUplinkData(
+        op_id=op_id,
+        mac_type=1,
+        user_data=b"\x2c",
+        trx_time=1,
+        sys_time=2,
+        freq_off=0.0,
+        snr=1.0,
+        rssi=-90.0,
+        carr_space=1,
+        patt_grp=0,
+        patt_num=0,
+        crc=(1, 2),
+    )
+    return Report(bs_eui, NOON, session, message, reissued)
 
 
 class FakeJournal:
@@ -79,6 +98,12 @@ class FakeJournal:
         if self.is_unreadable:
             raise StorageError("cannot read")
         return [u for u in self.uplinks if (u.ep_eui, u.packet_cnt) == (ep_eui, packet_cnt)][::-1]
+
+    async def has_report(self, bs_eui, digest):
+        await trio.lowlevel.checkpoint()
+        if self.is_unreadable:
+            raise StorageError("cannot read")
+        return any((u.ep_eui, u.digest, u.channel) == (bs_eui, digest, "vm") for u in self.uplinks)
 
     def published(self):
         return [
@@ -395,3 +420,143 @@ async def test_a_row_that_we_cannot_judge_is_told_and_passed_over(nursery, autoj
     await settlement.wait_until_idle()
     assert [u.packet_cnt for u in journal.uplinks] == [2]
     assert "journal row 1 is passed over; this is our fault" in caplog.text
+
+
+# --- reports that are no uplinks ---
+
+
+def reports_of(journal):
+    return [(u.id, u.ep_eui, json.loads(u.body)["id"]) for u in journal.uplinks if u.channel]
+
+
+async def test_a_report_is_on_disk_when_pass_on_returns(nursery, autojump_clock):
+    journal = FakeJournal()
+    told: list[SettledUplink] = []
+    settlement = a_settlement(journal, NORTH, told=told)
+    await nursery.start(settlement.run)
+    passed = report()
+    await settlement.pass_on(passed)
+    (kept,) = journal.uplinks
+    assert kept == SettledUplink(
+        id=1,
+        ep_eui=NORTH,
+        packet_cnt=-1,
+        digest=passed.digest,
+        received_ns=NOON,
+        journal_row=0,
+        body=kept.body,
+        channel="vm",
+    )
+    assert json.loads(kept.body)["id"] == "j-1"
+    assert told == [kept]
+    assert (settlement.received, settlement.released, settlement.unregistered) == (0, 0, 0)
+
+
+async def test_reports_stay_in_the_order_in_which_they_came(nursery, autojump_clock):
+    journal = FakeJournal()
+    settlement = a_settlement(journal, NORTH)
+    async with trio.open_nursery() as base_stations:
+        for bs_eui in (SOUTH, NORTH, 7):
+            base_stations.start_soon(settlement.pass_on, report(bs_eui=bs_eui))
+            await trio.testing.wait_all_tasks_blocked()
+        await nursery.start(settlement.run)
+    assert reports_of(journal) == [(1, SOUTH, "j-1"), (2, NORTH, "j-2"), (3, 7, "j-3")]
+
+
+async def test_who_was_heard_is_told_without_the_reports(nursery, autojump_clock):
+    journal, heard_of = FakeJournal(), []
+    settlement = a_settlement(
+        journal,
+        NORTH,
+        on_heard=lambda telegrams, through: heard_of.append((len(telegrams), through)),
+    )
+    await nursery.start(settlement.run)
+    take(settlement, journal, heard(1))
+    await settlement.pass_on(report())
+    take(settlement, journal, heard(2, cnt=2, at=NOON + 60 * SECOND))
+    await settlement.wait_until_idle()
+    assert heard_of == [(1, 1), (1, 3)]
+    assert [u.channel for u in journal.uplinks] == [None, "vm", None]
+
+
+async def test_a_report_that_is_issued_again_is_kept_once(nursery, autojump_clock):
+    journal = FakeJournal()
+    settlement = a_settlement(journal, NORTH)
+    await nursery.start(settlement.run)
+    await settlement.pass_on(report(7))
+    await settlement.pass_on(report(7, reissued=True))
+    assert reports_of(journal) == [(1, NORTH, "j-1")]
+    await settlement.pass_on(report(8, reissued=True))
+    await settlement.pass_on(report(7, SOUTH, reissued=True))
+    await settlement.pass_on(report(7, session=b"t" * 16))
+    assert [eui for _, eui, _ in reports_of(journal)] == [NORTH, NORTH, SOUTH, NORTH]
+
+
+async def test_if_a_report_cannot_be_looked_up_it_is_rather_published_twice(
+    nursery, autojump_clock, caplog
+):
+    journal = FakeJournal()
+    settlement = a_settlement(journal, NORTH)
+    await nursery.start(settlement.run)
+    await settlement.pass_on(report())
+    journal.is_unreadable = True
+    await settlement.pass_on(report(reissued=True))
+    assert len(reports_of(journal)) == 2
+    assert "a report that was sent again may be published twice: cannot read" in caplog.text
+
+
+async def test_a_full_disk_refuses_a_report_and_the_base_station_keeps_it(nursery, autojump_clock):
+    journal = FakeJournal()
+    journal.failures = 1
+    told: list[SettledUplink] = []
+    settlement = a_settlement(journal, NORTH, told=told)
+    await nursery.start(settlement.run)
+    with pytest.raises(StorageError, match="no space") as caught:
+        await settlement.pass_on(report())
+    assert (caught.value.code, trio.current_time(), told) == (28, 0.0, [])
+    await settlement.pass_on(report(reissued=True))
+    assert reports_of(journal) == [(2, NORTH, "j-2")]
+
+
+async def test_while_uplinks_wait_for_a_full_disk_reports_are_refused(nursery, autojump_clock):
+    """Uplinks that were taken wait; reports that were not are still with their base stations."""
+    journal = FakeJournal()
+    refused: list[tuple[int, float]] = []
+    journal.failures = 4
+
+    async def pass_on(op_id):
+        with pytest.raises(StorageError, match="no space"):
+            await settlement.pass_on(report(op_id))
+        refused.append((op_id, trio.current_time()))
+
+    settlement = a_settlement(journal, NORTH)
+    take(settlement, journal, heard(1))
+    nursery.start_soon(pass_on, 1)
+    await trio.testing.wait_all_tasks_blocked()
+    nursery.start_soon(settlement.run)
+    await trio.sleep(0.5 * settle.RETRY)
+    nursery.start_soon(pass_on, 2)
+    await settlement.wait_until_idle()
+    assert refused == [(1, 0.0), (2, settle.RETRY)]
+    assert ([u.packet_cnt for u in journal.uplinks], reports_of(journal)) == ([1], [])
+
+
+async def test_a_report_for_which_nobody_waits_any_more_is_forgotten(nursery, autojump_clock):
+    journal = FakeJournal()
+    settlement = a_settlement(journal, NORTH)
+    with trio.move_on_after(1):
+        await settlement.pass_on(report())
+    await nursery.start(settlement.run)
+    await settlement.pass_on(report(2))
+    await settlement.wait_until_idle()
+    assert reports_of(journal) == [(1, NORTH, "j-1")]
+
+
+async def test_it_is_not_idle_while_a_report_waits(nursery, autojump_clock):
+    journal = FakeJournal()
+    settlement = a_settlement(journal, NORTH)
+    nursery.start_soon(settlement.pass_on, report())
+    await trio.testing.wait_all_tasks_blocked()
+    await nursery.start(settlement.run)
+    await settlement.wait_until_idle()
+    assert len(journal.uplinks) == 1
