@@ -74,6 +74,7 @@ __all__ = [
     "entry",
     "find_config",
     "load_config",
+    "make_config",
     "overlay_file",
     "read_overlay",
     "render_config",
@@ -248,7 +249,7 @@ class _Reader:
     def settings(self) -> dict[str, _Setting]:
         """The strongest setting of every key."""
         merged: dict[str, _Setting] = {}
-        for layer in ("default", "file", "overlay", "environment", "command line"):
+        for layer in ("default", "code", "file", "overlay", "environment", "command line"):
             merged |= self._layers.get(layer, {})
         return merged
 
@@ -323,10 +324,43 @@ def load_config(
     reader.read_environment(environ)
     reader.read_options(options or {})
     _take_overlay(reader, overlay)
+    return _finished(reader, file, is_whole=is_read)
+
+
+def make_config(folder: Path | str = ".", /, **settings: object) -> Config:
+    """A configuration made in code, without a file, checked like one.
+
+        config = make_config("/srv/mioty", server_eui="70B3D59CD0000009", mqtt_enabled=True)
+
+    Nothing else is asked: no environment, no overlay. For the same reason what is set in it cannot
+    be changed while the service runs.
+
+    Args:
+        folder: where relative paths begin; those of the certificates and the database, too.
+        settings: `section_key`, such as `server_port`, or from a mapping `section.key`. Values are
+            as in sc.toml, a path may be a `Path`. `server_eui` must be given.
+
+    Raises:
+        ConfigError: with everything that is wrong.
+    """
+    reader = _Reader(Path(os.path.abspath(folder)))
+    reader.take_defaults()
+    names = {name.replace(".", "_"): name for name in KEYS}
+    for name, value in settings.items():
+        value = str(value) if isinstance(value, Path) else value
+        if name not in KEYS and name not in names:
+            reader.complain("", name, f"is unknown{suggestion(name, names)}")
+        else:
+            reader.set(names.get(name, name), value, Origin("code"), is_text=False)
+    return _finished(reader, None)
+
+
+def _finished(reader: _Reader, file: Path | None, *, is_whole: bool = True) -> Config:
+    """What was read, if all of it is right and goes together."""
     _read_password(reader)
     settings = reader.settings()
-    if is_read:
-        _check_required(settings, reader)
+    if is_whole:
+        _check_required(settings, reader, "" if file is None else str(file))
     _check_order(settings, reader)
     _check_broker(settings, reader)
     if reader.problems:
@@ -397,11 +431,11 @@ def _read_password(reader: _Reader) -> None:
     reader.set("mqtt.password", password, Origin(origin.layer, str(file)), is_text=False)
 
 
-def _check_required(settings: Mapping[str, _Setting], reader: _Reader) -> None:
+def _check_required(settings: Mapping[str, _Setting], reader: _Reader, where: str) -> None:
     for name, key in KEYS.items():
         if key.is_required and name not in settings and not reader.is_broken(name):
             what = f"is missing, expected {key.kind.expected}; `bssci init` makes one"
-            reader.complain(str(reader.folder / CONFIG_NAME), name, what)
+            reader.complain(where, name, what)
 
 
 # What one key alone does not tell: the first is shorter than the second.
@@ -444,7 +478,7 @@ def _check_broker(settings: Mapping[str, _Setting], reader: _Reader) -> None:
             reader.complain(str(settings[name].origin), name, f"is set without {needed}; {why}")
 
 
-def _config(settings: Mapping[str, _Setting], file: Path) -> Config:
+def _config(settings: Mapping[str, _Setting], file: Path | None) -> Config:
     # A constructor of any arguments: their names and types were checked against the declarations.
     make: Callable[..., Config] = Config
     sections = {

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from bssci.core.runtime.config import (
     KEYS,
+    OVERLAY_NAME,
     Config,
     ConfigError,
     Mqtt,
@@ -20,6 +21,7 @@ from bssci.core.runtime.config import (
     entry,
     find_config,
     load_config,
+    make_config,
     overlay_file,
     read_overlay,
     render_config,
@@ -537,3 +539,56 @@ def test_what_is_written_is_read_again(tmp_path_factory, values):
     assert {
         name: getattr(getattr(config, KEYS[name].section), KEYS[name].name) for name in values
     } == (values)
+
+
+# --- in code ---
+
+CODE_EUI = "70B3D59CD0000001"
+
+
+def test_in_code_everything_is_set_as_in_a_file(write, folder):
+    made = make_config(
+        folder,
+        server_eui=CODE_EUI,
+        server_port=0,
+        store_keep_uplinks="7d",
+        auto_detach_enabled=False,
+        tls_ca_file=Path("ca.pem"),
+        **{"mqtt.base_topic": "mioty/"},
+    )
+    file = write(
+        f'[server]\neui = "{CODE_EUI}"\nport = 0\n[store]\nkeep_uplinks = "7d"\n'
+        '[auto_detach]\nenabled = false\n[tls]\nca_file = "ca.pem"\n'
+        '[mqtt]\nbase_topic = "mioty"\n'
+    )
+    assert made == load(file)
+    assert (made.file, made.tls.ca_file) == (None, folder / "ca.pem")
+    assert str(made.origins["server.port"]) == "code"
+    assert str(made.origins["server.host"]) == "default"
+
+
+def test_in_code_no_environment_and_no_overlay_is_asked(folder, monkeypatch):
+    monkeypatch.setenv("BSSCI_SERVER_PORT", "7")
+    (folder / "state").mkdir(parents=True)
+    (folder / "state" / OVERLAY_NAME).write_text("[server]\nport = 8\n")
+    assert make_config(folder, server_eui=CODE_EUI).server.port == 16018
+
+
+def test_in_code_all_problems_are_told_at_once_too(folder):
+    with pytest.raises(ConfigError) as caught:
+        make_config(
+            folder,
+            server_prot=1,
+            server_port="abc",
+            server_idle_ping=100,
+            mqtt_password_file=folder / "none",
+        )
+    assert [str(problem) for problem in caught.value.problems] == [
+        "server_prot: is unknown; did you mean server_port?",
+        'code: server.port: found "abc", expected a whole number from 0 to 65535',
+        f"{folder / 'none'}: mqtt.password_file: cannot be read: No such file or directory",
+        "server.eui: is missing, expected an EUI64 of 16 hexadecimal digits; `bssci init` makes "
+        "one",
+        "code: server.idle_ping: found 100 s, expected shorter than server.idle_timeout, which is "
+        "60 s",
+    ]
