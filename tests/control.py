@@ -10,12 +10,20 @@ import contextlib
 import tempfile
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import trio
 
+from bssci.core.center.downlinks import (
+    DownlinkRecord,
+    Ending,
+    InvalidDownlinkError,
+    downlink_of,
+    downlink_shape,
+    event_data,
+)
 from bssci.core.center.end_points import EndPoint, changes_between, end_point_of, fields_of
 from bssci.core.center.records import Wanted, Wish
 from bssci.core.center.rpc import InvalidRequestError, NotFoundError, RequestError
@@ -77,6 +85,8 @@ class FakeService:
         changes: fields of a sensor's shape that are not the usual ones, by EUI.
         until: a method goes on when this holds, by its name.
         faults: what a method raises, by its name.
+        downlinks: by ID.
+        fate: how a downlink ends as soon as it is queued; None: it waits.
     """
 
     sensors: dict[int, EndPoint] = field(default_factory=dict)
@@ -90,9 +100,12 @@ class FakeService:
     told: list[str] = field(default_factory=list)
     until: dict[str, Callable[[], bool]] = field(default_factory=dict)
     faults: dict[str, Exception] = field(default_factory=dict)
+    downlinks: dict[int, DownlinkRecord] = field(default_factory=dict)
+    fate: Ending | None = None
     undo: str = "/state/undo.toml"
     notices: Notices = field(default_factory=Notices)
     _token: trio.lowlevel.TrioToken | None = None
+    _scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     def register(self, eui: int, wanted: Wanted = "attached", **given: object) -> None:
         """A sensor, as if it had been registered before."""
@@ -105,12 +118,11 @@ class FakeService:
     def serving(self, path: Path) -> Iterator[None]:
         """Serve at a path while the block lasts."""
         ready, failures = threading.Event(), []
-        scope = trio.CancelScope()
 
         async def main() -> None:
             self._token = trio.lowlevel.current_trio_token()
             async with trio.open_nursery() as nursery:
-                with scope:
+                with self._scope:
                     await nursery.start(self._serve, path)
                     ready.set()
                     await trio.sleep_forever()
@@ -130,11 +142,15 @@ class FakeService:
             assert ready.wait(20)
             yield
         finally:
-            if self._token is not None:
-                with contextlib.suppress(trio.RunFinishedError):
-                    self._token.run_sync_soon(scope.cancel)
+            self.leave()
             running.join(20)
         assert failures == []
+
+    def leave(self) -> None:
+        """End serving, and do not wait until that is done."""
+        if self._token is not None:
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._scope.cancel)
 
     async def _serve(
         self, path: Path, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -183,6 +199,9 @@ class FakeService:
             "stations.disconnect": self._disconnect,
             "stations.refused": self._refused,
             "uplinks.list": self._uplinks,
+            "downlinks.send": self._send,
+            "downlinks.list": self._downlinks,
+            "downlinks.cancel": self._cancel,
         }
 
     def _resolve(self, kind: str, text: str) -> int:
@@ -225,7 +244,7 @@ class FakeService:
         )
 
     def _standing(self, station: Station) -> Fields:
-        error = {"code": 22, "message": "no room", "time": NOW}
+        error = {"code": 22, "message": "no room", "time": NOW - 300}
         state = {"confirms": "confirmed", "silent": "pending", "refuses": "refused"}
         is_refused = station.manner == "refuses"
         return {
@@ -252,7 +271,7 @@ class FakeService:
             if activity in (None, each["activity"]) and (tag is None or tag in each["tags"])
         ]
         if stale:
-            return [each for each in found if "detach_in" in each]
+            found = [each for each in found if "detach_in" in each]
         return found[:count]
 
     async def _get(self, *, eui: str, reveal: bool = False) -> Fields:
@@ -263,6 +282,8 @@ class FakeService:
             "statistics": None,
             "receivers": [],
             "silent_for": None,
+            "attachment": None,
+            "downlink_reception": None,
             "warned_after": 129600.0,
             "detached_after": 259200.0,
         }
@@ -399,6 +420,97 @@ class FakeService:
             end_point=self.sensors[eui], wanted=self.wanted[eui], cause="command", since_ns=0
         )
 
+    # --- downlinks ---
+
+    async def _send(
+        self,
+        *,
+        eui: str,
+        data: object = None,
+        entries: list[dict[str, object]] | None = None,
+        ref: str | int | float | None = None,
+        prio: float | None = None,
+        format: int | None = None,  # noqa: A002 - what it is called outside
+        response_exp: bool | None = None,
+        response_prio: bool | None = None,
+        dl_wind_req: bool | None = None,
+        exp_only: bool | None = None,
+        expires_in: float | None = None,
+        query_rx: bool | None = None,
+    ) -> Fields:
+        given: Fields = {
+            "data": data, "entries": entries, "ref": ref, "prio": prio, "format": format,
+            "response_exp": response_exp, "response_prio": response_prio,
+            "dl_wind_req": dl_wind_req, "exp_only": exp_only, "expires_in": expires_in,
+            "query_rx": query_rx,
+        }  # fmt: skip
+        number = self._find(eui)
+        if not self.sensors[number].bidi:
+            raise RequestError(
+                f"sensor {format_eui(number)} cannot receive", hint="`bssci sensors set --bidi`"
+            )
+        try:
+            downlink = downlink_of(
+                given,
+                ep_eui=number,
+                que_id=max(self.downlinks, default=0) + 1,
+                now_ns=int(NOW * 1e9),
+                lifetime_ns=86_400_000_000_000,
+            )
+        except InvalidDownlinkError as error:
+            raise InvalidRequestError(str(error)) from error
+        queued = DownlinkRecord(downlink=downlink)
+        self.downlinks[downlink.que_id] = queued
+        self.notices.tell("downlink", event_data(queued, "queued"))
+        if self.fate is not None:
+            ended = replace(queued, ending=self.fate)
+            self.downlinks[downlink.que_id] = ended
+            self.notices.tell("downlink", event_data(ended, self.fate.result))
+        return downlink_shape(queued)
+
+    async def _downlinks(
+        self, *, eui: str | None = None, state: str | None = None, count: int = 100
+    ) -> list[Fields]:
+        found = [
+            each
+            for _, each in sorted(self.downlinks.items(), reverse=True)
+            if (eui is None or each.downlink.ep_eui == self._find(eui))
+            and state in (None, each.state)
+        ]
+        return [downlink_shape(each) for each in found[:count]]
+
+    async def _cancel(
+        self,
+        *,
+        id: int | None = None,  # noqa: A002 - as above
+        eui: str | None = None,
+        timeout: float = 30.0,
+    ) -> list[Fields]:
+        if (id is None) == (eui is None):
+            raise InvalidRequestError("downlinks.cancel: id or eui is expected")
+        if id is not None and id not in self.downlinks:
+            raise NotFoundError(f"there is no downlink {id}", hint="`bssci downlinks list`")
+        concerned = [
+            number
+            for number, each in sorted(self.downlinks.items(), reverse=True)
+            if number == id
+            or (eui is not None and each.ending is None and each.downlink.ep_eui == self._find(eui))
+        ]
+        for number in concerned:
+            await self._revoke(number, timeout)
+        return [downlink_shape(self.downlinks[number]) for number in concerned]
+
+    async def _revoke(self, number: int, within: float) -> None:
+        """A base station that has it and is silent is waited for."""
+        record = self.downlinks[number]
+        silent = {each.eui for each in self.stations if each.manner == "silent"}
+        if record.ending is None and record.holder in silent:
+            await trio.sleep(within)
+            self.downlinks[number] = replace(record, intent="revoke")
+        elif record.ending is None:
+            ending = Ending(result="revoked", at_ns=int(NOW * 1e9), bs_eui=record.holder)
+            self.downlinks[number] = replace(record, holder=None, ending=ending)
+
     # --- the rest ---
 
     async def _status(self) -> Fields:
@@ -426,6 +538,14 @@ class FakeService:
                 "detached": 0,
                 "never_seen": len(self.sensors),
             },
+            "over_the_air": {
+                "attached": 0,
+                "repeated": 0,
+                "detached": 0,
+                "refused": {},
+                "unknown_detached": 0,
+            },
+            "downlinks": {"queued": 0, "at_station": 0},
             "mqtt": {"enabled": True, "state": "online", "since": NOW - 60},
             "certificates": {"expires_in_days": 365},
             "refused": {},

@@ -76,6 +76,7 @@ __all__ = [
     "open_stations",
     "open_subscriber",
     "publish",
+    "start_command",
     "telegram",
     "wait_until",
 ]
@@ -154,6 +155,18 @@ def bssci(
         cwd=ROOT,
         env=_environment(settings),
         check=False,
+    )
+
+
+async def start_command(*arguments: object, **settings: object) -> trio.Process:
+    """A command that goes on until it is ended; its output and its messages are pipes."""
+    return await trio.lowlevel.open_process(
+        _command(arguments),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env=_environment(settings),
     )
 
 

@@ -261,14 +261,32 @@ def told(verb: str, outcome: Fields) -> str:
 
 
 def _headline(verb: str, outcome: Fields) -> str:
-    confirmed, pending, refused = (outcome[each] for each in ("confirmed", "pending", "refused"))
-    if not (confirmed or pending or refused):
-        return f"{_DONE[verb]}; a base station that has to be told is told when it connects"
+    confirmed, pending, refused = (
+        len(outcome[each]) for each in ("confirmed", "pending", "refused")
+    )
+    done, left = _DONE[verb], pending + refused
+    if confirmed:
+        where = f"{confirmed} of {confirmed + left}" if left else _stations(confirmed)
+        return f"{done} at {where}"
+    if verb != "attach":
+        return _unconfirmed(verb, pending, refused)
+    if not left:
+        return f"{done}; a base station that has to be told is told when it connects"
+    return f"{done} at 0 of {left}" if pending else f"not {done}: refused"
+
+
+def _unconfirmed(verb: str, pending: int, refused: int) -> str:
+    """Of a detach: a base station that had let go of the sensor before has nothing to confirm."""
     if not (pending or refused):
-        return f"{_DONE[verb]} at {output.plural(len(confirmed), 'base station')}"
-    if not (pending or confirmed):
-        return f"not {_DONE[verb]}: refused"
-    return f"{_DONE[verb]} at {len(confirmed)} of {len(confirmed) + len(pending) + len(refused)}"
+        serves = "served" if verb == "remove" else "serves"
+        return f"{_DONE[verb]}; no base station {serves} it"
+    where = _stations(pending + refused)
+    words = f"not detached yet at {where}" if pending else f"not detached at {where}: refused"
+    return f"removed, but {words}" if verb == "remove" else words
+
+
+def _stations(number: int) -> str:
+    return output.plural(number, "base station")
 
 
 def outcome_rows(outcome: Fields) -> Iterator[tuple[str, str | output.Cell]]:

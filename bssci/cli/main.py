@@ -16,6 +16,7 @@ from bssci.cli import (
     certs,
     config,
     demo,
+    downlinks,
     output,
     sensors,
     serve,
@@ -90,6 +91,7 @@ app.command()(status.status)
 app.add_typer(sensors.app, name="sensors")
 app.add_typer(stations.app, name="stations")
 app.add_typer(uplinks.app, name="uplinks")
+app.add_typer(downlinks.app, name="downlinks")
 app.add_typer(certs.app, name="certs")
 app.add_typer(config.app, name="config")
 

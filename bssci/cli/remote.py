@@ -277,18 +277,43 @@ def _complete(
 
 
 def _candidates(eui: str, name: str, incomplete: str) -> Iterable[tuple[str, str]]:
-    # Shells, and Typer, compare with the case that was typed; the service takes both.
-    spelled = eui.lower() if incomplete != incomplete.upper() else eui
-    if "-" in incomplete:
-        spelled = "-".join(spelled[place : place + 2] for place in range(0, 16, 2))
-    if spelled.upper().startswith(incomplete.upper()):
-        yield incomplete + spelled[len(incomplete) :], _without_markup(name)
+    if spelled := _as_begun(eui, incomplete):
+        yield spelled, _without_markup(name)
     if name and name[: len(incomplete)].casefold() == incomplete.casefold():
         yield _as_typed(incomplete + name[len(incomplete) :]), eui
 
 
+SEPARATORS = "-:. "  # of the digits of an EUI
+LEAST_DIGITS = 6  # of an EUI that is begun in a way that is none; less could begin a name
+
+
+def _as_begun(eui: str, incomplete: str) -> str:
+    """An EUI in the spelling in which it was begun; empty: another one was.
+
+    Shells, and Typer, compare with what was typed, to the letter; the service takes any spelling.
+    """
+    prefix, bare = _parts(incomplete)
+    digits = _digits(incomplete)
+    if not eui.startswith(digits.upper()) or (bare and not digits):
+        return ""
+    cased = eui.lower() if digits != digits.upper() else eui
+    separator = next((each for each in bare if each in SEPARATORS), "")
+    for size in (2, 4) if separator else (16,):
+        spelled = separator.join(cased[place : place + size] for place in range(0, 16, size))
+        if spelled[: len(bare)].lower() == bare.lower():
+            return _as_typed(prefix + bare + spelled[len(bare) :])
+    # Of this the service would make nothing. Bash puts the right one in its place.
+    return _Quoted(eui) if len(digits) >= LEAST_DIGITS else ""
+
+
+def _parts(text: str) -> tuple[str, str]:
+    """What may stand before an EUI, and the rest."""
+    return (text[:2], text[2:]) if text[:2] in ("0x", "0X") else ("", text)
+
+
 def _digits(text: str) -> str:
-    bare = text.replace("-", "")
+    """The digits of an EUI that is begun, without what stands between them; empty: it is none."""
+    bare = "".join(each for each in _parts(text)[1] if each not in SEPARATORS)
     return bare if re.fullmatch(r"[0-9a-fA-F]{1,16}", bare) else ""
 
 

@@ -26,6 +26,8 @@ app = typer.Typer(
 app.command(short_help="Register a sensor and attach it everywhere.")(registering.add)
 app.command("set", short_help="Change parameters of a sensor.")(registering.set_)
 
+NEXT = 20  # sensors that are shown as the next ones to be detached
+
 _ACTIVITIES = ("active", "warning", "detach_pending", "auto_detached", "detached", "never_seen")
 
 
@@ -38,9 +40,17 @@ def list_(
     stale: Annotated[
         bool,
         typer.Option(
-            "--stale", help="Those that will be warned of or detached next, soonest first."
+            "--stale",
+            help="Those that are detached next if they stay silent, soonest first, with the time "
+            "left.",
         ),
     ] = False,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=10_000, help=f"At most so many. Default: all, with --stale {NEXT}."
+        ),
+    ] = None,
     activity: Annotated[
         str | None,
         typer.Option(
@@ -66,7 +76,7 @@ def list_(
 
     async def main() -> list[Fields]:
         async with remote.reach(config, socket) as client:
-            return await _listed(client, stale, chosen)
+            return await _listed(client, count, chosen, stale=stale)
 
     found = remote.run(main)
     if as_json:
@@ -83,11 +93,21 @@ def list_(
         )
 
 
-async def _listed(client: Client, stale: bool, chosen: Fields) -> list[Fields]:
+async def _listed(
+    client: Client, count: int | None, chosen: Fields, *, stale: bool
+) -> list[Fields]:
+    found: list[Fields] = []
     if stale:  # the order is another, in which no page can follow on another
-        found: list[Fields] = await remote.call(client, "sensors.list", {"stale": True, **chosen})
+        next_ones = {"stale": True, "count": count or NEXT, **chosen}
+        found = await remote.call(client, "sensors.list", next_ones)
         return found
-    return await remote.all_sensors(client, **chosen)
+
+    def take(page: list[Fields]) -> bool:
+        found.extend(page)
+        return count is not None and len(found) >= count
+
+    await remote.in_pages(client, take, **chosen)
+    return found[:count]
 
 
 def _activity(text: str | None) -> str | None:
@@ -159,7 +179,9 @@ def _groups(sensor: Fields, now: float) -> Iterator[output.Group]:
     yield "Radio", _labelled(sensor, "bidi", "dual_chan", *_RADIO, "ota")
     yield "State", [*_state_rows(sensor, now)]
     yield "Heard", [*_heard_rows(sensor, now)]
-    stations = [(each["eui"], _station_state(each)) for each in sensor["stations"]]
+    if over_the_air := [*_over_the_air_rows(sensor, now)]:
+        yield "Over the air", over_the_air
+    stations = [(each["eui"], _station_state(each, now)) for each in sensor["stations"]]
     yield "Base stations", stations or [("none", output.Cell("none serves it, or is to"))]
 
 
@@ -186,6 +208,7 @@ _CAUSES = {
     "import": "an import",
     "inactivity": "its silence",
     "heard": "being heard again",
+    "over_the_air": "the sensor itself, over the air",
 }
 
 
@@ -201,6 +224,17 @@ def _heard_rows(sensor: Fields, now: float) -> Iterator[tuple[str, str | output.
     yield "usually by", ", ".join(sensor["receivers"]) or output.NOTHING
 
 
+def _over_the_air_rows(sensor: Fields, now: float) -> Iterator[tuple[str, str | output.Cell]]:
+    if (attachment := sensor["attachment"]) is not None:
+        yield "attached", f"{output.since(attachment['time'], now)}, by {attachment['bs_eui']}"
+        yield "attach count", str(attachment["cnt"])
+        yield "short address", str(attachment["short_addr"])
+    if (received := sensor["downlink_reception"]) is not None:
+        yield "received downlink", f"{output.since(received['time'], now)}, {received['bs_eui']}"
+        snr, rssi = received["snr"], received["rssi"]
+        yield "and told", f"{output.number(snr, unit='dB')}, {output.number(rssi, unit='dBm')}"
+
+
 def _figure(last: float | None, spread: Fields | None, unit: str) -> str:
     if last is None or spread is None:
         return output.NOTHING
@@ -212,11 +246,14 @@ def _figure(last: float | None, spread: Fields | None, unit: str) -> str:
     )
 
 
-def _station_state(station: Fields) -> output.Cell:
+def _station_state(station: Fields, now: float) -> output.Cell:
     shown, error = output.state(station["state"]), station["error"]
     if error is None:
         return shown
-    return output.Cell(f"{shown.text}: error {error['code']}, {error['message']}", shown.colour)
+    how_long = output.age(error["time"], now)
+    when = how_long if how_long == "now" else f"{how_long} ago"
+    why = ", ".join([f"error {error['code']}", *([error["message"]] if error["message"] else [])])
+    return output.Cell(f"{shown.text} {when}: {why}", shown.colour)
 
 
 @app.command(short_help="Show what happened to a sensor.")

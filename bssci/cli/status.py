@@ -21,8 +21,9 @@ def status(
 ) -> None:
     """Show how the running service is doing.
 
-    Base stations, sensors by state, uplinks, what is not published yet, the broker, when a
-    certificate expires, and how many connections were refused for which reason.
+    Base stations, sensors by state, uplinks, what is not published yet, downlinks that wait, the
+    broker, when a certificate expires, and how many attaches over the air and how many connections
+    were refused for which reason.
 
     Example: bssci status --json
     """
@@ -55,10 +56,31 @@ def _groups(found: Fields, now: float) -> Iterator[output.Group]:
             ("to be published", str(journal["unpublished"])),
         ],
     )
+    downlinks, over_the_air = found["downlinks"], found["over_the_air"]
+    if any(downlinks.values()):
+        yield (
+            "Downlinks that wait",
+            [
+                ("queued here", str(downlinks["queued"])),
+                ("at a station", str(downlinks["at_station"])),
+            ],
+        )
+    if any(over_the_air.values()):
+        yield "Over the air", [*_over_the_air(over_the_air)]
     if found["refused"]:
-        refused = sorted(found["refused"].items(), key=lambda each: -each[1])
-        rows = [(reason.replace("_", " "), str(count)) for reason, count in refused]
-        yield "Connections refused", rows
+        yield "Connections refused", [*_reasons(found["refused"])]
+
+
+def _over_the_air(counts: Fields) -> Iterator[tuple[str, str | output.Cell]]:
+    yield "attached", str(counts["attached"])
+    yield "detached", str(counts["detached"] + counts["unknown_detached"])
+    yield from _reasons(counts["refused"])
+
+
+def _reasons(counts: dict[str, int]) -> Iterator[tuple[str, str | output.Cell]]:
+    """The most frequent first."""
+    for reason, count in sorted(counts.items(), key=lambda each: -each[1]):
+        yield reason.replace("_", " "), str(count)
 
 
 def _online(stations: dict[str, int]) -> output.Cell:

@@ -1,4 +1,8 @@
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -70,6 +74,28 @@ def test_with_no_base_station_it_is_said_when_they_are_told(site, cli):
     assert cli("sensors", "attach", "Kitchen") == (
         0,
         "70B3D59CD0000102  attached; a base station that has to be told is told when it connects\n",
+        "",
+    )
+
+
+@pytest.mark.parametrize(
+    ("verb", "manners", "expected"),
+    [
+        ("detach", [], (0, "detached; no base station serves it")),
+        ("remove", [], (0, "removed; no base station served it")),
+        ("detach", ["silent"], (4, "not detached yet at 1 base station")),
+        ("remove", ["silent", "refuses"], (4, "removed, but not detached yet at 2 base stations")),
+        ("detach", ["refuses"], (1, "not detached at 1 base station: refused")),
+        ("remove", ["refuses"], (1, "removed, but not detached at 1 base station: refused")),
+        ("attach", ["silent", "refuses"], (4, "attached at 0 of 2")),
+    ],
+)
+def test_who_has_nothing_to_confirm_is_not_counted(site, cli, verb, manners, expected):
+    """A base station that has let go of a sensor before is told nothing any more."""
+    site.stations = [Station(ONE + number, manner) for number, manner in enumerate(manners)]
+    code, out, err = cli("sensors", verb, "Kitchen", "--timeout", "0")
+    assert ((code, out.splitlines()[0]), err) == (
+        (expected[0], f"70B3D59CD0000102  {expected[1]}"),
         "",
     )
 
@@ -207,6 +233,40 @@ def test_of_all_those_are_told_that_somebody_has_to_look_at(site, cli):
         "0 sensors attached, 2 pending\n",
         "",
     )
+
+
+def test_of_many_sixteen_are_under_way_at_once_and_all_are_told_in_order(site, cli):
+    for number in range(40):
+        site.register(number)
+    euis = [f"{number:016X}" for number in reversed(range(40))]
+    site.until["sensors.attach"] = lambda: len(site.told) >= 16
+    code, out, err = cli("sensors", "attach", *euis, "--json")
+    assert (code, [each["eui"] for each in json.loads(out)], err) == (0, euis, "")
+
+
+@pytest.mark.process
+def test_ctrl_c_ends_it_without_a_word(site, folder):
+    for number in range(40):
+        site.register(number)
+    site.until["sensors.detach"] = lambda: False
+    command = ["sensors", "detach", "--all", "--yes", "--socket", str(folder / "control.sock")]
+    with subprocess.Popen(
+        [sys.executable, "-m", "bssci", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            deadline = time.monotonic() + 30
+            while site.told.count("sensors.detach") < 16:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert (process.returncode, out, err) == (130, "", "")
+    assert site.told == ["sensors.list", *["sensors.detach"] * 16]
 
 
 def test_all_of_none_is_done_at_once(service, cli):

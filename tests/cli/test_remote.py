@@ -179,6 +179,9 @@ def complete(folder, capsys, monkeypatch):
     return run
 
 
+BY_QUARTETS = [rf"70B3\ D59C\ D000\ 010{last}" for last in "234"]
+
+
 @pytest.fixture
 def names(service, folder):
     service.register(SENSOR, name="Kitchen")
@@ -202,6 +205,17 @@ def names(service, folder):
             ["70b3d59cd0000102", "70b3d59cd0000103", "70b3d59cd0000104"],
         ),
         ("bash", "bssci\nsensors\nshow\n70-B3-D5-9C-D0-00-01-04", ["70-B3-D5-9C-D0-00-01-04"]),
+        ("bash", "bssci\nsensors\nshow\n70b3-d59c-d000-0102", ["70b3-d59c-d000-0102"]),
+        ("bash", "bssci\nsensors\nshow\n0x70b3d59cD0000104", ["0x70b3d59cD0000104"]),
+        ("bash", "bssci\nsensors\nshow\n0x70B3D59CD0000104", ["0x70B3D59CD0000104"]),
+        ("bash", "bssci\nsensors\nshow\n70B3\\ D59C\\ D000\\ 010", BY_QUARTETS),
+        ("bash", "bssci\nsensors\nshow\n'70b3:d59c:d000:0104", ["70b3:d59c:d000:0104"]),
+        ("bash", "bssci\nsensors\nshow\n70b3d59c-d0000104", ["70B3D59CD0000104"]),
+        ("bash", "bssci\nsensors\nshow\n70b3d-", []),
+        ("bash", "bssci\nsensors\nshow\n::", []),
+        ("bash", "bssci\nsensors\nshow\n70b3:zz", []),
+        ("bash", "bssci\nstations\nshow\n70.b3.d5.9c.d0.00.00.02", ["70.b3.d5.9c.d0.00.00.02"]),
+        ("fish", "bssci sensors show 70b3.d59c.d000.0104", ["70b3.d59c.d000.0104"]),
         ("bash", "bssci\nstations\nshow\nT", ["Tower"]),
         ("bash", "bssci\nuplinks\ntail\n--station\nT", ["Tower"]),
         ("bash", "bssci\nuplinks\nlist\n--sensor\nKit", ["Kitchen"]),

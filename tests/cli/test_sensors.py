@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from bssci.cli import remote
 from tests.control import NOW, Station
 
 STATION, OTHER = 0x70B3D59CD0000001, 0x70B3D59CD0000002
@@ -140,6 +141,31 @@ def test_those_that_will_be_detached_next_are_listed_with_the_time_left(site, cl
     )
 
 
+def euis(result):
+    code, out, err = result
+    assert (code, err) == (0, "")
+    return [int(each["eui"], 16) for each in json.loads(out)]
+
+
+def test_of_those_that_will_be_detached_next_there_are_twenty_unless_it_is_said(service, cli):
+    for number in range(30):
+        service.register(KITCHEN + number)
+        service.changes[KITCHEN + number] = {"detach_in": float(number)}
+    stale = ("sensors", "list", "--stale", "--json")
+    assert euis(cli(*stale)) == [KITCHEN + number for number in range(20)]
+    assert euis(cli(*stale, "--count", "2")) == [KITCHEN, BATH]
+    assert len(euis(cli(*stale, "--count", "25"))) == 25
+
+
+def test_a_list_may_be_cut_short(site, cli, monkeypatch):
+    monkeypatch.setattr(remote, "PAGE", 2)
+    counted = ("sensors", "list", "--json", "--count")
+    assert euis(cli(*counted, "1")) == [KITCHEN]
+    assert site.told == ["sensors.list"]
+    assert euis(cli(*counted, "3")) == [KITCHEN, BATH, CELLAR]
+    assert cli(*counted, "0")[0] == 2
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -195,9 +221,50 @@ Heard
 
 Base stations
   70B3D59CD0000001     ● confirmed
-  70B3D59CD0000002     ✕ refused: error 22, no room
+  70B3D59CD0000002     ✕ refused 5 min ago: error 22, no room
 """,
         "",
+    )
+
+
+@pytest.mark.parametrize(
+    ("time", "message", "words"),
+    [
+        (NOW - 7200, "no room", "✕ refused 2 h ago: error 22, no room"),
+        (NOW, "", "✕ refused now: error 22"),
+    ],
+)
+def test_show_tells_since_when_a_base_station_refuses(site, cli, time, message, words):
+    error = {"code": 22, "message": message, "time": time}
+    refusal = {"eui": "70B3D59CD0000002", "state": "refused", "error": error}
+    site.changes[CELLAR] = {"stations": [refusal]}
+    out = cli("sensors", "show", "70B3D59CD0000104")[1]
+    assert out.endswith(f"\nBase stations\n  70B3D59CD0000002     {words}\n")
+
+
+def test_show_tells_what_was_done_over_the_air(site, cli):
+    site.changes[CELLAR] = {
+        "attachment": {
+            "bs_eui": "70B3D59CD0000002",
+            "time": NOW - 3600,
+            "cnt": 7,
+            "short_addr": "1234",
+        },
+        "downlink_reception": {
+            "bs_eui": "70B3D59CD0000001",
+            "time": NOW - 60,
+            "cnt": 12,
+            "snr": 9.5,
+            "rssi": -101.0,
+        },
+    }
+    out = cli("sensors", "show", "70B3D59CD0000104")[1]
+    assert out.partition("\nOver the air\n")[2].partition("\n\n")[0] == (
+        "  attached             2024-05-01 11:00:00 (1 h ago), by 70B3D59CD0000002\n"
+        "  attach count         7\n"
+        "  short address        1234\n"
+        "  received downlink    2024-05-01 11:59:00 (1 min ago), 70B3D59CD0000001\n"
+        "  and told             9.5 dB, -101.0 dBm"
     )
 
 

@@ -6,6 +6,8 @@ from tests.control import NOW, Station
 
 STATION = 0x70B3D59CD0000001
 
+OVER_THE_AIR = {"attached": 0, "repeated": 0, "detached": 0, "refused": {}, "unknown_detached": 0}
+
 
 @pytest.fixture
 def site(service):
@@ -15,7 +17,12 @@ def site(service):
 
 
 def test_status_fits_one_screen(site, cli):
-    site.status_changes = {"refused": {"no_certificate": 3, "not_tls": 12}}
+    site.status_changes = {
+        "refused": {"no_certificate": 3, "not_tls": 12},
+        "downlinks": {"queued": 2, "at_station": 1},
+        "over_the_air": OVER_THE_AIR
+        | {"attached": 4, "detached": 1, "unknown_detached": 1, "refused": {"bad_signature": 5}},
+    }
     assert cli("status") == (
         0,
         """\
@@ -41,6 +48,15 @@ Uplinks since it runs
   unregistered     2
   to be settled    0
   to be published  1
+
+Downlinks that wait
+  queued here      2
+  at a station     1
+
+Over the air
+  attached         4
+  detached         2
+  bad signature    5
 
 Connections refused
   not tls          12
@@ -77,6 +93,8 @@ def test_programs_get_the_status_as_it_is(site, cli):
                 "never_seen": 1,
             },
             "mqtt": {"enabled": True, "state": "online", "since": NOW - 60},
+            "over_the_air": OVER_THE_AIR,
+            "downlinks": {"queued": 0, "at_station": 0},
             "certificates": {"expires_in_days": 365},
             "refused": {},
         },

@@ -5,26 +5,25 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from bssci import __version__
-from bssci.core.center.receptions import Reception
+from bssci.core.center.receptions import Reception, Report
 from bssci.core.protocol.errors import (
     Code,
     OperationLostError,
     OperationRefusedError,
     StorageError,
 )
-from bssci.core.protocol.eui import format_eui
 from bssci.core.protocol.events import Answered
 from bssci.core.protocol.messages import (
     Attach,
     Connect,
     ConnectResponse,
     Detach,
-    DetachResponse,
     DownlinkDataResult,
     DownlinkDataResultResponse,
     DownlinkRxStatus,
@@ -33,10 +32,13 @@ from bssci.core.protocol.messages import (
     Status,
     StatusResponse,
     UplinkData,
+    VmUplinkData,
+    VmUplinkDataResponse,
 )
 from bssci.core.runtime import tls
 from bssci.core.runtime.link import Certified, Link, Peer, Refusal
 from bssci.core.runtime.propagation import Turns, propagate
+from bssci.core.runtime.queueing import queue_downlinks
 
 if TYPE_CHECKING:
     import ssl
@@ -47,7 +49,9 @@ if TYPE_CHECKING:
     from bssci.core.protocol.events import Connected, Refused, Requested
     from bssci.core.protocol.resume import SessionRecord
     from bssci.core.runtime.config import Config
+    from bssci.core.runtime.downlinks import Downlinks
     from bssci.core.runtime.life import Life
+    from bssci.core.runtime.over_the_air import OverTheAir
 
 __all__ = ["Center", "Desk", "Journal", "Queue"]
 
@@ -67,6 +71,8 @@ class Center(Protocol):
     registry: Registry
     ssl_context: ssl.SSLContext
     life: Life
+    over_the_air: OverTheAir
+    downlinks: Downlinks
 
     def station_changed(self, bs_eui: int) -> None:
         """A base station has come or gone."""
@@ -116,6 +122,10 @@ class Queue(Protocol):
         """Wait until settling has caught up."""
         ...
 
+    async def pass_on(self, report: Report) -> None:
+        """Put a report on disk, to be published; may raise `StorageError`."""
+        ...
+
     def station_gone(self, bs_eui: int) -> None:
         """A base station is not connected any more."""
         ...
@@ -129,6 +139,8 @@ class Desk:
         self._config = center.config
         self._registry = center.registry
         self._life = center.life
+        self._over_the_air = center.over_the_air
+        self._downlinks = center.downlinks
         self._store = store
         self._settlement = settlement
         self._turns = Turns()
@@ -173,13 +185,18 @@ class Desk:
             link.peer.subject,
             extra=link.who(),
         )
-        self._life.station_connected(self._record(link), unanswered=link.unanswered())
+        unanswered = link.unanswered()
+        self._life.station_connected(self._record(link), unanswered=unanswered)
+        self._downlinks.station_connected(
+            link.bs_eui, is_new=not event.resumed, unanswered=unanswered
+        )
         self._center.station_changed(link.bs_eui)
 
     def link_down(self, link: Link, reason: str) -> None:
         logger.info("base station disconnected: %s", reason, extra=link.who())
         self._registry.station_disconnected(link.bs_eui, since_ns=time.time_ns())
         self._life.station_disconnected(self._record(link))
+        self._downlinks.station_disconnected(link.bs_eui)
         self._settlement.station_gone(link.bs_eui)
         self._center.station_changed(link.bs_eui)
 
@@ -193,10 +210,14 @@ class Desk:
         answer_timeout = self._center.config.server.operation_timeout
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ask_status, link)
+            nursery.start_soon(
+                partial(queue_downlinks, link, self._downlinks, answer_timeout=answer_timeout)
+            )
             await propagate(link, self._life, turns=self._turns, answer_timeout=answer_timeout)
 
     def note_outcomes(self, link: Link, outcomes: Sequence[Answered | Refused]) -> None:
         self._life.take_outcomes(link.bs_eui, outcomes)
+        self._downlinks.take_outcomes(link.bs_eui, outcomes)
 
     async def _ask_status(self, link: Link) -> None:
         """How it is: soon after the connect, and then now and again."""
@@ -228,6 +249,10 @@ class Desk:
         self._center.status_arrived(bs_eui, response)
 
     async def take_uplinks(self, link: Link, uplinks: Sequence[Requested]) -> None:
+        for uplink in uplinks:
+            assert isinstance(uplink.message, UplinkData)
+            # A downlink does not wait for the disk: its window is short.
+            self._downlinks.heard(link.bs_eui, uplink.message, is_reissued=uplink.reissued)
         await self._settlement.wait_for_room()
         now_ns = time.time_ns()
         # Nothing is awaited between taking a row number and handing it in: rows come in order.
@@ -247,22 +272,47 @@ class Desk:
 
     async def take_request(self, link: Link, request: Requested) -> Message:
         match request.message:
-            case Attach(ep_eui=ep_eui):
-                raise OperationRefusedError(
-                    Code.EPROTO, f"end point {format_eui(ep_eui)} is not known"
-                )
-            case Detach(sign=sign):
-                # A refused detach is repeated for ever. What the signature in the answer should be
-                # is not defined; the one received goes back.
-                return DetachResponse(sign=sign)
-            case DownlinkDataResult():
+            case Attach(ep_eui=ep_eui) as message:
+                response = await self._over_the_air.attach(link.bs_eui, message)
+                self._downlinks.attached(ep_eui, link.bs_eui)
+                return response
+            case Detach() as message:
+                heard_ns = self._by_our_clock(link.bs_eui, message.rx_time)
+                return await self._over_the_air.detach(link.bs_eui, message, heard_ns=heard_ns)
+            case DownlinkDataResult() as message:
+                await self._downlinks.take_result(link.bs_eui, message)
                 return DownlinkDataResultResponse()
-            case DownlinkRxStatus():
+            case DownlinkRxStatus() as message:
+                self._downlinks.take_reception(link.bs_eui, message)
                 return DownlinkRxStatusResponse()
+            case VmUplinkData() as message:
+                return await self._take_report(link, message, reissued=request.reissued)
         raise OperationRefusedError(Code.EOPNOTSUPP, f"{request.message.command} is not supported")
 
+    async def _take_report(self, link: Link, message: VmUplinkData, *, reissued: bool) -> Message:
+        """A Variable MAC telegram: like an uplink it is answered once it is on disk."""
+        await self._settlement.pass_on(
+            Report(
+                bs_eui=link.bs_eui,
+                received_ns=time.time_ns(),
+                session=link.response.sn_sc_uuid,
+                message=message,
+                reissued=reissued,
+            )
+        )
+        return VmUplinkDataResponse()
+
+    def _by_our_clock(self, bs_eui: int, rx_time: int) -> int | None:
+        offset_ns = self._registry.clock_offset(bs_eui)
+        return None if offset_ns is None else rx_time - offset_ns
+
     def take_completion(self, link: Link, request: Message) -> None:
-        """Nothing here waits for a completion."""
+        """The base station has our answer; of an attach or a detach, so has the end point."""
+        match request:
+            case Attach():
+                self._over_the_air.attach_completed(link.bs_eui, request)
+            case Detach():
+                self._over_the_air.detach_completed(link.bs_eui, request)
 
     def take_answer(self, link: Link, outcome: Answered | Refused) -> None:
         """A status that comes late says nothing about the clock, but still how it is."""

@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
     from bssci.core.center.registry import Registry
     from bssci.core.runtime.config import Config
+    from bssci.core.runtime.downlinks import Downlinks
     from bssci.core.runtime.life import Life
     from bssci.core.runtime.link import Refusal
+    from bssci.core.runtime.over_the_air import OverTheAir
+    from bssci.core.runtime.radio import Radio
     from bssci.core.runtime.sensors import Sensors
 
 __all__ = ["Center", "find", "methods", "service_info"]
@@ -41,6 +44,9 @@ class Center(Protocol):
     registry: Registry
     life: Life
     sensors: Sensors
+    over_the_air: OverTheAir
+    downlinks: Downlinks
+    radio: Radio
     refused: Counter[str]
 
     @property
@@ -96,7 +102,7 @@ class Center(Protocol):
 
 def methods(center: Center) -> dict[str, Callable[..., Awaitable[object]]]:
     """What can be asked of a Service Center, by name."""
-    sensors, own = center.sensors, _Methods(center)
+    sensors, downlinks, own = center.sensors, center.downlinks, _Methods(center)
     table: dict[str, Callable[..., Awaitable[object]]] = {
         "status.get": own.status,
         "sensors.list": sensors.list_,
@@ -113,7 +119,11 @@ def methods(center: Center) -> dict[str, Callable[..., Awaitable[object]]]:
         "stations.get": own.station,
         "stations.disconnect": own.disconnect,
         "stations.refused": own.refused,
+        **center.radio.methods(),
         "uplinks.list": own.uplinks,
+        "downlinks.send": downlinks.send_method,
+        "downlinks.list": downlinks.list_method,
+        "downlinks.cancel": downlinks.cancel_method,
         "certs.status": own.certificates,
         "certs.reload": own.reload_certificates,
         "config.get": own.settings,
@@ -149,6 +159,8 @@ class _Methods:
                 "known": len(stations),
             },
             "sensors": await center.sensors.counts(),
+            "over_the_air": center.over_the_air.counts(),
+            "downlinks": center.downlinks.counts(),
             "mqtt": center.broker(),
             "certificates": {"expires_in_days": self._days_left()},
             "refused": dict(center.refused),
@@ -304,7 +316,7 @@ def service_info(described: object, config: Config) -> Fields:
     return {
         "version": __version__,
         "pid": os.getpid(),
-        "config_file": str(config.file),
+        "config_file": None if config.file is None else str(config.file),
         "socket": str(config.control.socket),
         "methods": described,
     }

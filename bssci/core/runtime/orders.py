@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -20,8 +21,9 @@ from bssci.core.center.commands import (
     Detach,
     Malformed,
     QueryStatus,
+    SendDownlink,
 )
-from bssci.core.center.rpc import RequestError
+from bssci.core.center.rpc import BusyError, NotFoundError, RequestError
 from bssci.core.center.shapes import outcome_shape
 from bssci.core.protocol.errors import BssciError, Code, StorageError
 
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
 
     from bssci.core.center.answers import Answers
     from bssci.core.center.commands import Command, Inbox, Order
+    from bssci.core.center.downlinks import Downlink
     from bssci.core.center.topics import Publication
+    from bssci.core.runtime.downlinks import Downlinks
     from bssci.core.runtime.sensors import Sensors
 
 __all__ = ["MAX_WAITING", "Orders", "Settings"]
@@ -50,11 +54,20 @@ class Settings(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A downlink that was read already: what it was read from is many times as large."""
+
+    order: SendDownlink
+    downlink: Downlink
+
+
 class Orders:
     """Takes messages from the broker, and sees to it that each gets its answers.
 
     Attributes:
-        ignored: messages that were retained by the broker, or that nobody could be answered about.
+        ignored: messages that were retained by the broker or are empty, or that nobody could be
+            answered about.
     """
 
     def __init__(
@@ -62,6 +75,7 @@ class Orders:
         inbox: Inbox,
         answers: Answers,
         sensors: Sensors,
+        downlinks: Downlinks,
         settings: Settings,
         *,
         publish: Callable[[Publication], None],
@@ -75,10 +89,11 @@ class Orders:
         self._inbox = inbox
         self._answers = answers
         self._sensors = sensors
+        self._downlinks = downlinks
         self._settings = settings
         self._publish = publish
         self._patience = patience
-        self._waiting: deque[Command] = deque()
+        self._waiting: deque[Command | _Ready] = deque()
         self._busy = 0
         self._due = trio.Event()
 
@@ -86,9 +101,10 @@ class Orders:
         """A message has come; never waits, never raises because of what is in it.
 
         A retained one is no command: it was given to the broker some time, for everybody who
-        comes, and would be carried out again at each reconnect.
+        comes, and would be carried out again at each reconnect. Nor is an empty one: it takes a
+        retained one back (MQTT 3.1.1, 3.3.1.3).
         """
-        if is_retained:
+        if is_retained or not payload:
             self.ignored += 1
             return
         found = self._inbox.parse(topic, payload)
@@ -103,12 +119,26 @@ class Orders:
         if len(self._waiting) + self._busy >= MAX_WAITING:
             self._turn_away(command, now_ns)
             return
-        if not isinstance(command, ChangeSettings):
-            if isinstance(command, Configure) and not self._is_sound(command, now_ns):
-                return
-            self._say(self._answers.received(command, now_ns=now_ns))
-        self._waiting.append(command)
-        self._due.set()
+        try:
+            self._waiting.append(self._read(command, now_ns))
+        except RequestError as error:
+            assert not isinstance(command, ChangeSettings)
+            self._say(self._answers.refused(command, str(error), now_ns=now_ns))
+        else:
+            self._due.set()
+
+    def _read(self, command: Command, now_ns: int) -> Command | _Ready:
+        """What is to be carried out; what cannot be is refused before anything changes."""
+        match command:
+            case ChangeSettings():
+                return command
+            case SendDownlink():
+                downlink = self._downlinks.made(command.ep_eui, command.given)
+                return _Ready(replace(command, given={}), downlink)
+            case Configure():
+                self._sensors.check(command.ep_eui, command.given)
+        self._say(self._answers.received(command, now_ns=now_ns))
+        return command
 
     def _turn_away(self, command: Command, now_ns: int) -> None:
         busy = f"{MAX_WAITING} commands wait already; send this one again later"
@@ -116,15 +146,6 @@ class Orders:
             self._say(self._answers.settings(command, "error", now_ns=now_ns, error=busy))
         else:
             self._say(self._answers.refused(command, busy, now_ns=now_ns, code=Code.EAGAIN))
-
-    def _is_sound(self, command: Configure, now_ns: int) -> bool:
-        """Whether it describes a sensor; if not, that is said, and nothing changes."""
-        try:
-            self._sensors.check(command.ep_eui, command.given)
-        except RequestError as error:
-            self._say(self._answers.refused(command, str(error), now_ns=now_ns))
-            return False
-        return True
 
     def _say(self, publications: Iterable[Publication]) -> None:
         for publication in publications:
@@ -141,7 +162,7 @@ class Orders:
                 while self._waiting:
                     await self._carry_out(self._waiting.popleft(), nursery)
 
-    async def _carry_out(self, command: Command, nursery: trio.Nursery) -> None:
+    async def _carry_out(self, command: Command | _Ready, nursery: trio.Nursery) -> None:
         match command:
             case ChangeSettings():
                 self._change_settings(command)
@@ -149,6 +170,8 @@ class Orders:
             case QueryStatus():
                 self._tell_status(command)
                 await trio.lowlevel.checkpoint()
+            case _Ready(order, downlink):
+                await self._send(order, downlink)
             case _:
                 state = self._sensors.state(command.ep_eui)
                 holders = state.confirmed if state and isinstance(command, Detach) else ()
@@ -175,8 +198,18 @@ class Orders:
                 base_stations=() if state is None else state.confirmed,
                 last_seen_ns=None if state is None else state.last_seen_ns,
                 activity="never_seen" if state is None else state.activity,
+                reception=None if state is None else state.reception,
             )
         )
+
+    async def _send(self, command: SendDownlink, downlink: Downlink) -> None:
+        """What becomes of the downlink is told by whoever sees to it."""
+        try:
+            await self._downlinks.send(downlink)
+        except (RequestError, StorageError) as error:
+            code = error.code if isinstance(error, StorageError) else _code(error)
+            now_ns = time.time_ns()
+            self._say(self._answers.refused(command, str(error), now_ns=now_ns, code=code))
 
     async def _decide(self, command: Order) -> bool:
         """Commit what is wanted; False if it cannot be, which is said."""
@@ -213,3 +246,13 @@ class Orders:
                 error=found.refused[0][1].message or "refused" if has_failed else None,
             )
         )
+
+
+def _code(error: RequestError) -> int:
+    """The POSIX number that says the same."""
+    match error:
+        case NotFoundError():
+            return Code.ENOENT
+        case BusyError():
+            return Code.EAGAIN
+    return Code.EINVAL

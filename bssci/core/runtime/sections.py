@@ -321,7 +321,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Downlinks:
-    """Messages that wait for sensors. Not in use yet."""
+    """Messages that wait for sensors."""
 
     lifetime: Annotated[Seconds, AT_ONCE, "A downlink that was not sent by then expires."] = 86400
     max_per_sensor: Annotated[Count, AT_ONCE, "Downlinks that may wait for one sensor."] = 100
@@ -370,11 +370,11 @@ class Origin:
     """Where a value came from.
 
     Attributes:
-        layer: `default`, `file`, `overlay`, `environment` or `command line`.
+        layer: `default`, `code`, `file`, `overlay`, `environment` or `command line`.
         where: the file or variable; empty for the others.
     """
 
-    layer: Literal["default", "file", "overlay", "environment", "command line"]
+    layer: Literal["default", "code", "file", "overlay", "environment", "command line"]
     where: str = ""
 
     def __str__(self) -> str:
@@ -383,10 +383,13 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Everything that is set. Paths are absolute when it was read by `load_config`.
+    """Everything that is set, by section: `config.server.port`. Frozen; times are in seconds.
+
+    `load_config` reads one from an sc.toml, `make_config` makes one in code; both check every value
+    and make paths absolute.
 
     Attributes:
-        file: the sc.toml it was read from.
+        file: the sc.toml it was read from; None: it was made in code.
         origins: for every key (`server.port`), where its value came from.
     """
 

@@ -34,6 +34,7 @@ from bssci.core.protocol.errors import InvalidEuiError, StorageError
 from bssci.core.protocol.eui import format_eui, parse_eui
 from bssci.core.runtime.imports import ImportedRow
 from bssci.core.runtime.life import Edit
+from bssci.core.runtime.together import Together
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -50,13 +51,16 @@ WAIT = 30.0  # seconds that a method waits for base stations when it is not told
 
 CHUNK = 100  # sensors shown before others have their turn
 
-STALE = 0.5  # of the way to its warning: from there on a sensor is listed as one that is next
-
 MAX_WAIT = 3600.0  # seconds
 
 LAST_WORD = 2.0  # seconds to end what was begun, for somebody who has gone
 
 Fields = dict[str, object]
+
+
+def _nothing(ep_eui: int) -> Fields | None:
+    """No end point has told how it receives."""
+    return None
 
 
 class History(Protocol):
@@ -78,11 +82,13 @@ class SensorState:
     Attributes:
         confirmed: the base stations that serve it as it is wanted.
         last_seen_ns: Unix time of its last telegram.
+        reception: how it has told that it received a downlink, as listings show it.
     """
 
     confirmed: tuple[int, ...]
     last_seen_ns: int | None
     activity: Activity
+    reception: Fields | None = None
 
 
 class Sensors:
@@ -99,16 +105,20 @@ class Sensors:
         history: History,
         *,
         keep_undo: Callable[[Sequence[Mapping[str, object]]], Path],
+        reception: Callable[[int], Fields | None] = _nothing,
     ) -> None:
         """
         Args:
             keep_undo: writes sensors with their keys to a file that can be imported.
+            reception: how an end point has told that it received a downlink, as listings show it.
         """
         self._life = life
         self._roster = life.roster
         self._inactivity = inactivity
         self._history = history
         self._keep_undo = keep_undo
+        self._reception = reception
+        self._together = Together(life)
 
     # --- whom ---
 
@@ -160,7 +170,11 @@ class Sensors:
         count: int | None = None,
         reveal: bool = False,
     ) -> list[Fields]:
-        """Sensors by EUI; with `stale`, those that come next for silence, the first one first."""
+        """Sensors by EUI; with `stale`, those whose silence counts, who is detached first comes
+        first. At most `count` of them.
+        """
+        if count is not None and count < 1:
+            raise InvalidRequestError(f"count: found {count}, at least 1 is expected")
         if stale:
             chosen: Iterable[int] = [ep for _, ep in await self._stale()]
         else:
@@ -184,6 +198,7 @@ class Sensors:
         return activity is None or self._inactivity.activity(ep_eui) == activity
 
     async def _stale(self) -> list[tuple[int, int]]:
+        """Who is detached if it stays silent, and in how many ns; the soonest first."""
         found = []
         for number, ep_eui in enumerate(tuple(self._roster)):
             if number % CHUNK == 0:
@@ -191,8 +206,7 @@ class Sensors:
             wish, hearing = self._roster.wish(ep_eui), self._roster.hearing(ep_eui)
             if wish is None or hearing is None or wish.wanted == "detached":
                 continue
-            limits = self._life.limits.of(wish)
-            if limits.is_enabled and self._inactivity.silent_ns(ep_eui) >= limits.warn_ns * STALE:
+            if self._life.limits.of(wish).is_enabled:
                 found.append((self._left_ns(ep_eui), ep_eui))
         return sorted(found)
 
@@ -205,11 +219,16 @@ class Sensors:
         ep_eui = self.find(eui)
         wish = self._wish(ep_eui)
         limits = self._life.limits.of(wish)
-        return self.shape(ep_eui, reveal=reveal) | sensor_details(
-            wish,
-            self._roster.hearing(ep_eui),
-            silent_ns=self._inactivity.silent_ns(ep_eui),
-            limits_ns=(limits.warn_ns, limits.detach_ns) if limits.is_enabled else None,
+        return (
+            self.shape(ep_eui, reveal=reveal)
+            | sensor_details(
+                wish,
+                self._roster.hearing(ep_eui),
+                silent_ns=self._inactivity.silent_ns(ep_eui),
+                limits_ns=(limits.warn_ns, limits.detach_ns) if limits.is_enabled else None,
+                attachment=self._life.attachments.get(ep_eui),
+            )
+            | {"downlink_reception": self._reception(ep_eui)}
         )
 
     async def history(self, *, eui: str, count: int = 50) -> list[Fields]:
@@ -363,6 +382,7 @@ class Sensors:
             confirmed=tuple(self._holders(ep_eui)),
             last_seen_ns=None if hearing is None else hearing.last_seen_ns,
             activity=self._inactivity.activity(ep_eui),
+            reception=self._reception(ep_eui),
         )
 
     async def configure(self, ep_eui: int, given: Mapping[str, object], cause: Cause) -> None:
@@ -384,12 +404,12 @@ class Sensors:
             NotFoundError: it is not registered.
         """
 
-        def decided(known: Wish | None) -> tuple[EndPoint, Wanted]:
-            if known is None:
-                raise NotFoundError(f"sensor {format_eui(ep_eui)} is not registered")
-            return known.end_point, wanted
+        def decided(known: Wish | None) -> tuple[EndPoint, Wanted] | None:
+            return None if known is None else (known.end_point, wanted)
 
-        await self._life.decide([Edit(ep_eui, decided)], cause)
+        before, _ = await self._together.decide(Edit(ep_eui, decided, insists=True), cause)
+        if before is None:
+            raise NotFoundError(f"sensor {format_eui(ep_eui)} is not registered")
 
     async def attach(self, *, eui: str, timeout: float = WAIT) -> Fields:
         """Have a sensor attached everywhere; what the base stations say within `timeout`."""
@@ -476,7 +496,8 @@ class Sensors:
 
         for start in range(0, len(ep_euis), CHUNK):
             part = ep_euis[start : start + CHUNK]
-            await self._life.decide([Edit(each, detached) for each in part], "command")
+            edits = [Edit(each, detached, insists=True) for each in part]
+            await self._life.decide(edits, "command")
 
     # --- many at once ---
 

@@ -18,8 +18,10 @@ import trio
 
 from bssci import __version__
 from bssci.core.center.answers import Answers
+from bssci.core.center.attachment import propagated
 from bssci.core.center.commands import Inbox, subscriptions
 from bssci.core.center.dedup import Deduplicator
+from bssci.core.center.downlinks import event_data
 from bssci.core.center.registry import Registry
 from bssci.core.center.topics import Publication, Topics
 from bssci.core.protocol.errors import (
@@ -31,6 +33,7 @@ from bssci.core.runtime import overlay
 from bssci.core.runtime.config import RUNTIME_KEYS, describe
 from bssci.core.runtime.control import describe_methods, serve_control
 from bssci.core.runtime.desk import Desk
+from bssci.core.runtime.downlinks import Downlinks
 from bssci.core.runtime.files import write_file
 from bssci.core.runtime.inactivity import Inactivity
 from bssci.core.runtime.life import Life
@@ -38,6 +41,8 @@ from bssci.core.runtime.methods import find, methods, service_info
 from bssci.core.runtime.mqtt import BrokerLink, Outgoing
 from bssci.core.runtime.notices import Notices
 from bssci.core.runtime.orders import Orders
+from bssci.core.runtime.over_the_air import OverTheAir
+from bssci.core.runtime.radio import Radio
 from bssci.core.runtime.sensors import Sensors
 from bssci.core.runtime.server import BaseStationServer
 from bssci.core.runtime.settle import Settlement
@@ -51,20 +56,21 @@ from bssci.core.runtime.setup import (
     server_context,
 )
 from bssci.core.runtime.sheets import write_sheet
-from bssci.core.runtime.store import Store, open_store
+from bssci.core.runtime.sink import Receipts, SinkLink
+from bssci.core.runtime.store import OutboxRow, Store, open_store
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from bssci.core.center.happenings import Happening
-    from bssci.core.center.receptions import Reception, SettledUplink
-    from bssci.core.protocol.messages import (
-        StatusResponse,
-    )
+    from bssci.core.center.dispatch import News
+    from bssci.core.center.happenings import Happening, Stranger
+    from bssci.core.center.receptions import Reception, SettledUplink, Telegram
+    from bssci.core.protocol.messages import DownlinkRxStatus, StatusResponse
     from bssci.core.runtime.config import Config
     from bssci.core.runtime.link import Refusal
+    from bssci.core.runtime.sink import UplinkSink
 
 __all__ = ["ServiceCenter", "StartError", "shown_uplink"]
 
@@ -98,8 +104,12 @@ TOLD = {
     "auto_detached": logging.WARNING,
     "warning": logging.WARNING,
     "attach_failed": logging.WARNING,
+    "attach_refused": logging.INFO,
     "removed": logging.INFO,
 }
+
+# After these, base stations drop what waits for the sensor.
+LEAVING = frozenset({"detach", "auto_detached", "removed"})
 
 TLS_KEYS = frozenset({"tls.cert_file", "tls.key_file", "tls.ca_file", "tls.min_version"})
 
@@ -131,7 +141,16 @@ class ServiceCenter:
         notices: what happens, for who likes to watch.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, uplink_sink: UplinkSink | None = None) -> None:
+        """
+        Args:
+            config: of `load_config` or `make_config`.
+            uplink_sink: an async function that gets each `Uplink`, in the order of the outbox, and
+                returns when it is safe there; besides MQTT or, with `mqtt.enabled` false, instead
+                of it. If it raises, it gets the same uplink again after a pause, and no other
+                before. At least once: after a crash one that it has taken may come again, with
+                the same `id`. With both, what one of them lacks both get again after a restart.
+        """
         self.config = config
         self.port = 0
         self.registry = Registry()
@@ -148,12 +167,21 @@ class ServiceCenter:
         self._earlier: frozenset[int] = frozenset()
         self.notices = Notices()
         self._broker: BrokerLink | None = None
+        self._uplink_sink = uplink_sink
+        self._sink: SinkLink | None = None
+        self._receipts = Receipts(
+            self._published, has_broker=config.mqtt.enabled, has_sink=uplink_sink is not None
+        )
+        self._published_count = 0
         self._store: Store
         self._settlement: Settlement
         self._dedup: Deduplicator
         self.life: Life
         self.inactivity: Inactivity
         self.sensors: Sensors
+        self.over_the_air: OverTheAir
+        self.downlinks: Downlinks
+        self.radio: Radio
         self._orders: Orders
         self._server: BaseStationServer
 
@@ -252,8 +280,14 @@ class ServiceCenter:
 
     @property
     def published(self) -> int | None:
-        """Uplinks that the broker has acknowledged since the start; None without a broker."""
-        return None if self._broker is None else self._broker.published
+        """Uplinks that broker and sink, those that there are, have taken since the start; None
+        without either.
+        """
+        return self._published_count if self._is_publishing else None
+
+    @property
+    def _is_publishing(self) -> bool:
+        return self._broker is not None or self._sink is not None
 
     async def uplinks(
         self, *, ep_eui: int | None = None, since_ns: int = 0, count: int = 100
@@ -287,7 +321,7 @@ class ServiceCenter:
         counts = await self._store.counts()
         return {
             "backlog": counts.backlog,
-            "unpublished": counts.unpublished if self._broker is not None else 0,
+            "unpublished": counts.unpublished if self._is_publishing else 0,
             "state": self._store.state,
         }
 
@@ -317,6 +351,9 @@ class ServiceCenter:
             await self._begin_life()
             if config.mqtt.enabled:
                 self._broker = self._broker_link()
+            if self._uplink_sink is not None:
+                fetch, taken = self._store.outbox, self._receipts.sink_has
+                self._sink = SinkLink(self._uplink_sink, fetch=fetch, taken=taken)
         except BssciError as error:
             raise StartError(str(error)) from error
         self._settlement = self._make_settlement()
@@ -336,7 +373,8 @@ class ServiceCenter:
             memory_ns=nanoseconds(config.dedup.memory),
             unix_ns=time.time_ns,
             on_settled=self._settled,
-            on_heard=self.inactivity.heard,
+            on_heard=self._heard,
+            began_ns=self._began_ns,
         )
 
     async def _begin_life(self) -> None:
@@ -355,17 +393,75 @@ class ServiceCenter:
             reattach=lambda: self.config.auto_detach.reattach,
         )
         await self.inactivity.load()
-        self.sensors = Sensors(self.life, self.inactivity, store, keep_undo=self._keep_undo)
+        self.over_the_air = OverTheAir(
+            self.life,
+            unix_ns=time.time_ns,
+            on_new_epoch=lambda ep_eui: self._settlement.new_epoch(ep_eui),
+            on_detached=lambda ep_eui: self.downlinks.detached(ep_eui, "expired"),
+            tell_stranger=self._strange,
+        )
+        await self._begin_downlinks()
+        self.sensors = Sensors(
+            self.life,
+            self.inactivity,
+            store,
+            keep_undo=self._keep_undo,
+            reception=self.downlinks.reception,
+        )
         mqtt = self.config.mqtt
         self._orders = Orders(
             Inbox(mqtt.base_topic, legacy=mqtt.legacy_topics),
             self._answers,
             self.sensors,
+            self.downlinks,
             self,
             publish=self.publish,
             # A little less than an operation has: then a silent base station is still pending.
             patience=lambda: 0.9 * self.config.server.operation_timeout,
         )
+
+    async def _begin_downlinks(self) -> None:
+        """Recall what waits to be sent to end points."""
+        find_sensor, find_station = partial(find, self, "sensor"), partial(find, self, "station")
+        self.downlinks = Downlinks(
+            self._store.downlinks,
+            self.life,
+            find=find_sensor,
+            can_transmit=self._can_transmit,
+            lifetime=lambda: self.config.downlinks.lifetime,
+            max_per_sensor=lambda: self.config.downlinks.max_per_sensor,
+            unix_ns=time.time_ns,
+            tell=self._downlink_news,
+            tell_reception=self._received,
+        )
+        await self.downlinks.load()
+        self.radio = Radio(
+            link_of=lambda bs_eui: self._server.links.get(bs_eui),
+            find_station=find_station,
+            find_sensor=find_sensor,
+            session_of=self._session_of,
+            last_counter_of=self._last_counter_of,
+        )
+
+    def _can_transmit(self, bs_eui: int) -> bool:
+        station = self.registry.base_station(bs_eui)
+        return station is not None and station.is_connected and station.bidi
+
+    def _session_of(self, ep_eui: int) -> tuple[bytes, int] | None:
+        """Network session key and short address of an end point; None if it has none."""
+        wish = self.life.roster.wish(ep_eui)
+        told = None
+        if wish is not None:
+            told = propagated(wish, self.life.attachments.get(ep_eui))
+        return None if told is None else (told.nwk_sn_key, told.sh_addr)
+
+    def _last_counter_of(self, ep_eui: int) -> int | None:
+        hearing = self.life.roster.hearing(ep_eui)
+        return None if hearing is None else hearing.last_cnt
+
+    def _began_ns(self, ep_eui: int) -> int:
+        attachment = self.life.attachments.get(ep_eui)
+        return 0 if attachment is None else attachment.at_ns
 
     def _keep_undo(self, sensors: Sequence[Mapping[str, object]]) -> Path:
         """Before all sensors are forgotten they are put beside the database, keys and all."""
@@ -383,7 +479,7 @@ class ServiceCenter:
             will=self._will,
             announce=self._announcements,
             fetch=self._fetch,
-            published=self._published,
+            published=self._receipts.broker_has,
             subscriptions=subscriptions(mqtt.base_topic, legacy=mqtt.legacy_topics),
             on_message=self._orders.take,
         )
@@ -391,8 +487,11 @@ class ServiceCenter:
     async def _open_inside(self, inside: trio.Nursery) -> None:
         if self._broker is not None:
             await inside.start(self._broker.run)
+        if self._sink is not None:
+            await inside.start(self._sink.run)
         await inside.start(self._settlement.run)
         inside.start_soon(self.inactivity.run)
+        inside.start_soon(self.downlinks.run)
         inside.start_soon(self._orders.run)
         inside.start_soon(self._mark_time)
         inside.start_soon(self._report_health)
@@ -432,8 +531,10 @@ class ServiceCenter:
         )
 
     async def _finish(self) -> None:
-        """What was taken is settled, and what is settled is published if the broker is there."""
+        """What was taken is settled, and what is settled is published if it can be."""
         await self._settlement.wait_until_idle()
+        if self._sink is not None:
+            await self._sink.wait_drained()
         while self._broker and self._broker.state == "online" and self._store.unpublished:
             self._progress = trio.Event()
             await self._progress.wait()
@@ -460,23 +561,39 @@ class ServiceCenter:
         self._settlement.committed(receptions)
 
     def _settled(self, uplinks: Sequence[SettledUplink]) -> None:
-        if self._broker is not None and uplinks:
-            self._broker.wake()
+        for link in (self._broker, self._sink):
+            if link is not None and uplinks:
+                link.wake()
         if self.notices.are_watched:
             for uplink in uplinks:
-                self.notices.tell(
-                    "uplink", shown_uplink(uplink.ep_eui, uplink.received_ns, None, uplink.body)
-                )
+                self._tell_settled(uplink)
+
+    def _tell_settled(self, settled: SettledUplink) -> None:
+        if settled.channel is None:
+            shown = shown_uplink(settled.ep_eui, settled.received_ns, None, settled.body)
+            self.notices.tell("uplink", shown)
+        else:
+            eui, mac_type = format_eui(settled.ep_eui), json.loads(settled.body)["macType"]
+            self.notices.tell(
+                "station", {"eui": eui, "state": settled.channel, "mac_type": mac_type}
+            )
 
     async def _fetch(self, after: int, limit: int) -> list[Outgoing]:
         rows = await self._store.outbox(after, limit)
-        return [
-            Outgoing(row.id, self._topics.uplink(row.ep_eui), row.body.encode()) for row in rows
-        ]
+        return [Outgoing(row.id, self._topic(row), row.body.encode()) for row in rows]
+
+    def _topic(self, row: OutboxRow) -> str:
+        topics = self._topics
+        return (topics.uplink if row.channel is None else topics.report)(row.ep_eui)
 
     def _published(self, rows: Sequence[int]) -> None:
         self._store.mark_published(rows, time.time_ns())
+        self._published_count += len(rows)
         self._progress.set()
+
+    def _heard(self, telegrams: Sequence[Telegram], through: int) -> None:
+        self.inactivity.heard(telegrams, through)
+        self.downlinks.settled(telegrams)
 
     # --- what comes round ---
 
@@ -498,7 +615,7 @@ class ServiceCenter:
                 pruned = await self._store.prune(
                     before_ns=time.time_ns() - nanoseconds(self.config.store.keep_uplinks),
                     limit=PRUNE_ROWS,
-                    include_unpublished=self._broker is None,
+                    include_unpublished=not self._is_publishing,
                 )
             await trio.sleep(PRUNE_PAUSE if pruned >= PRUNE_ROWS else PRUNE_INTERVAL)
 
@@ -543,6 +660,8 @@ class ServiceCenter:
     def _happened(self, happening: Happening) -> None:
         """Something has happened to an end point."""
         self.notices.tell("sensor", happening.data())
+        if happening.event in LEAVING and happening.wish.cause != "over_the_air":
+            self.downlinks.detached(happening.ep_eui, "revoked")
         if publication := self._answers.happening(happening):
             self.publish(publication)
         if happening.event in TOLD:
@@ -552,6 +671,31 @@ class ServiceCenter:
                 happening.event.replace("_", " "),
                 extra={"ep_eui": format_eui(happening.ep_eui)} | _where(happening),
             )
+
+    def _strange(self, stranger: Stranger) -> None:
+        """An end point that is not registered has done something over the air."""
+        self.notices.tell("sensor", stranger.data())
+
+    def _downlink_news(self, news: News) -> None:
+        """A downlink has come into a state."""
+        assert news.event is not None
+        self.notices.tell("downlink", event_data(news.record, news.event))
+        publication = self._answers.downlink(news.record, news.event, overrules=news.overrules)
+        if publication is not None:
+            self.publish(publication)
+
+    def _received(self, bs_eui: int, report: DownlinkRxStatus) -> None:
+        """An end point has told how it has received a downlink."""
+        publication = self._answers.reception(bs_eui, report, now_ns=time.time_ns())
+        self.publish(publication)
+        self.notices.tell(
+            "sensor",
+            json.loads(publication.body)
+            | {
+                "eui": format_eui(report.ep_eui),
+                "event": "downlink_reception",
+            },
+        )
 
     def note_refusal(self, refusal: Refusal) -> None:
         """Somebody was not let in: count it, keep it for showing, say it."""

@@ -54,7 +54,7 @@ class Wanted:
 
 
 def _sensor_of(notice: Notice) -> object:
-    return notice.data.get("eui" if notice.kind == "sensor" else "sensor_eui")
+    return notice.data.get("eui" if notice.kind in ("sensor", "downlink") else "sensor_eui")
 
 
 def _stations_of(notice: Notice) -> Iterator[object]:

@@ -401,7 +401,7 @@ HAPPENED: list[tuple[Any, dict[str, object]]] = [
     ("station", {"n": 3, "eui": DIEHL, "state": "online"}),
     ("sensor", {"n": 4, "eui": SENSOR, "event": "attached", "bs_eui": DIEHL}),
     ("sensor", {"n": 5, "eui": OTHER, "event": "added"}),
-    ("downlink", {"n": 6, "sensor_eui": SENSOR, "bs_eui": AVA}),
+    ("downlink", {"n": 6, "eui": SENSOR, "bs_eui": AVA}),
     ("service", {"n": 7}),
 ]
 

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,9 @@ from bssci.core.runtime.authority import make_authority, make_server_certificate
 from bssci.core.runtime.config import KEYS, Config, load_config, overlay_file
 from bssci.core.runtime.link import Peer, Refusal
 from bssci.core.runtime.methods import MAX_LISTED, find, methods, service_info
+from bssci.core.runtime.radio import Radio
 from bssci.core.runtime.setup import server_context
+from tests.downlink_fakes import DownlinkDesk
 from tests.life_fakes import (
     AVA,
     DIEHL,
@@ -83,6 +86,15 @@ class FakeCenter:
     def __init__(self, config: Config, house: House) -> None:
         self.config = config
         self.life, self.sensors, self.registry = house.life, house.sensors, a_registry()
+        self.over_the_air = house.over_the_air
+        self.downlinks = DownlinkDesk(house).downlinks
+        self.radio = Radio(
+            link_of=lambda _: None,
+            find_station=partial(find, self, "station"),
+            find_sensor=partial(find, self, "sensor"),
+            session_of=lambda _: None,
+            last_counter_of=lambda _: None,
+        )
         self.refused: Counter[str] = Counter()
         self.refusals: list[tuple[float, Refusal]] = []
         self.since = START
@@ -186,6 +198,9 @@ async def test_what_can_be_asked_is_named_as_on_the_command_line(center):
         "certs.status",
         "config.get",
         "config.set",
+        "downlinks.cancel",
+        "downlinks.list",
+        "downlinks.send",
         "sensors.add",
         "sensors.attach",
         "sensors.clear",
@@ -200,6 +215,11 @@ async def test_what_can_be_asked_is_named_as_on_the_command_line(center):
         "stations.get",
         "stations.list",
         "stations.refused",
+        "stations.transmit",
+        "stations.vm_activate",
+        "stations.vm_deactivate",
+        "stations.vm_send",
+        "stations.vm_status",
         "status.get",
         "uplinks.list",
     ]
@@ -235,6 +255,14 @@ async def test_the_status_tells_how_everything_is_doing(center, house, ask, monk
         "journal": {"backlog": 3, "unpublished": 0, "state": "ok"},
         "stations": {"online": 1, "known": 2},
         "sensors": await house.sensors.counts(),
+        "over_the_air": {
+            "attached": 0,
+            "repeated": 0,
+            "detached": 0,
+            "refused": {},
+            "unknown_detached": 0,
+        },
+        "downlinks": {"queued": 0, "at_station": 0},
         "mqtt": {"enabled": False, "state": "disabled", "since": None},
         "certificates": {"expires_in_days": 824},
         "refused": {"not_tls": 4},

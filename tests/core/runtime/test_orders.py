@@ -11,6 +11,7 @@ from bssci.core.center.commands import Inbox
 from bssci.core.protocol.errors import BssciError
 from bssci.core.runtime import orders as orders_module
 from bssci.core.runtime.orders import Orders
+from tests.downlink_fakes import DownlinkDesk
 from tests.life_fakes import (
     AVA,
     DIEHL,
@@ -59,11 +60,13 @@ class Broker:
     def __init__(self, house, patience=30.0):
         self.house = house
         self.settings = FakeSettings()
+        self.desk = DownlinkDesk(house)
         self.said: list[tuple[str, dict[str, object]]] = []
         self.orders = Orders(
             Inbox("bssci", legacy=True),
             Answers("bssci"),
             house.sensors,
+            self.desk.downlinks,
             self.settings,
             publish=self._publish,
             patience=lambda: patience,
@@ -357,6 +360,23 @@ async def test_a_retained_command_is_ignored(nursery, autojump_clock):
     assert (broker.house.store.decisions, broker.settings.values) == (decisions, {})
 
 
+@pytest.mark.parametrize(
+    "topic",
+    [
+        *(f"bssci/ep/{NAME}/{verb}{end}" for verb in ("config", "register", "cmd", "dl")
+          for end in ("", "/")),
+        *("bssci/config", "bssci/config/", "bssci/config/AUTO_DETACH_TIMEOUT"),
+        *(f"EP/{NAME}/cmd", f"EP/{NAME}/cmd/"),
+        "bssci/ep/NOTANEUI/cmd",
+    ],
+)  # fmt: skip
+async def test_that_a_retained_message_is_taken_back_is_no_command(nursery, autojump_clock, topic):
+    broker = await start(nursery, sensors=[end_point()])
+    broker.send(topic, "")
+    await trio.sleep(1)
+    assert (broker.said, broker.orders.ignored) == ([], 1)
+
+
 # --- order and bounds ----------------------------------------------------------------------
 
 
@@ -459,3 +479,63 @@ async def test_settings_that_cannot_be_changed_are_answered_with_the_reason(
             },
         )
     ]
+
+
+# --- downlinks ---
+
+DL, DL_STATUS = f"bssci/ep/{NAME}/dl", f"bssci/ep/{NAME}/dl/status"
+
+
+def rejected(error, code=22, **more):
+    return (DL_STATUS, {"id": None, "result": "rejected", "sensor_eui": NAME} | more | {
+        "error": error, "code": code,
+    })  # fmt: skip
+
+
+async def test_a_downlink_is_handed_on_and_answered_by_whoever_sees_to_it(nursery, autojump_clock):
+    broker = await start(nursery, sensors=[end_point(bidi=True)])
+    broker.send(DL, json.dumps({"data": "0102", "ref": "a", "prio": 2}))
+    await trio.sleep(1)
+    (news,) = broker.desk.news
+    downlink = news.record.downlink
+    assert (news.event, downlink.user_data, downlink.ref, downlink.prio) == (
+        "queued",
+        (b"\x01\x02",),
+        "a",
+        2.0,
+    )
+    assert broker.said == []
+
+
+async def test_a_downlink_that_cannot_be_is_rejected_where_its_results_are_told(
+    nursery, autojump_clock
+):
+    broker = await start(nursery, sensors=[end_point(bidi=True), end_point(METER)])
+    broker.send(DL, json.dumps({"data": "0102", "entries": [], "ref": 1}))
+    broker.send(f"bssci/ep/{METER_NAME}/dl", json.dumps({"data": [1]}))
+    broker.send("bssci/ep/0000000000000001/dl", json.dumps({"data": [1], "ref": 2}))
+    await trio.sleep(1)
+    assert [(topic, body["result"], body["code"]) for topic, body in broker.said] == [
+        (DL_STATUS, "rejected", 22),
+        (f"bssci/ep/{METER_NAME}/dl/status", "rejected", 22),
+        ("bssci/ep/0000000000000001/dl/status", "rejected", 2),
+    ]
+    assert [body.get("ref") for _, body in broker.said] == [1, None, 2]
+    assert broker.desk.news == []
+
+
+async def test_more_downlinks_than_may_wait_are_to_be_sent_again_later(nursery, autojump_clock):
+    broker = await start(nursery, sensors=[end_point(bidi=True)])
+    for number in range(6):
+        broker.send(DL, json.dumps({"data": [number]}))
+    await trio.sleep(1)
+    assert len(broker.desk.news) == 5
+    assert [(body["result"], body["code"]) for _, body in broker.said] == [("rejected", 11)]
+
+
+async def test_a_downlink_is_not_lost_silently_when_the_disk_takes_nothing(nursery, autojump_clock):
+    broker = await start(nursery, sensors=[end_point(bidi=True)])
+    broker.desk.book.fault = FULL
+    broker.send(DL, json.dumps({"data": [1], "ref": 3}))
+    await trio.sleep(1)
+    assert broker.said == [rejected(str(FULL), 28, ref=3)]

@@ -106,7 +106,15 @@ async def test_a_list_can_be_paged_and_narrowed_down(nursery, autojump_clock, mo
     assert await euis(tag="t1", count=1, after=METER_NAME) == [3]
     assert await euis(activity="active") == [1]
     assert await euis(activity="never_seen", tag="t1") == [3]
-    assert await euis(count=0) == []
+
+
+@pytest.mark.parametrize("count", [0, -2])
+@pytest.mark.parametrize("stale", [False, True])
+async def test_a_list_of_less_than_one_is_refused(autojump_clock, count, stale):
+    house = await open_house()
+    with pytest.raises(InvalidRequestError) as caught:
+        await house.sensors.list_(stale=stale, count=count)
+    assert said(caught) == (f"count: found {count}, at least 1 is expected", "", 2)
 
 
 async def test_a_page_after_what_is_no_eui_is_refused(autojump_clock):
@@ -120,7 +128,8 @@ async def test_a_page_after_what_is_no_eui_is_refused(autojump_clock):
     )
 
 
-async def test_stale_ones_are_listed_soonest_first(nursery, autojump_clock):
+async def test_those_that_will_be_detached_next_are_listed_soonest_first(nursery, autojump_clock):
+    """All that are attached and were heard, however long ago; the others are not waited for."""
     house = await house_with(
         nursery,
         FakeStation(AVA),
@@ -142,6 +151,7 @@ async def test_stale_ones_are_listed_soonest_first(nursery, autojump_clock):
     assert [(each["eui"], each["detach_in"], each["activity"]) for each in found] == [
         (METER_NAME, 1 * HOUR, "warning"),
         (NAME, 23 * HOUR, "active"),
+        (VALVE_NAME, 34 * HOUR, "active"),
     ]
     assert [each["eui"] for each in await house.sensors.list_(stale=True, count=1)] == [METER_NAME]
     house.life.limits = replace(LIMITS, is_enabled=False)
@@ -176,6 +186,8 @@ async def test_one_sensor_is_shown_with_everything_that_is_known(nursery, autoju
         "silent_for": 10.0,
         "warned_after": 40.0,
         "detached_after": 60.0,
+        "attachment": None,
+        "downlink_reception": None,
     }
     house.life.limits = replace(LIMITS, is_enabled=False)
     shown = await house.sensors.get(eui=NAME.lower(), reveal=True)

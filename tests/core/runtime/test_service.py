@@ -31,14 +31,17 @@ from bssci.core.runtime.authority import (
     make_station_certificate,
     write_pair,
 )
-from bssci.core.runtime.config import load_config
+from bssci.core.runtime.config import load_config, make_config
 from bssci.core.runtime.service import ServiceCenter, StartError
-from bssci.core.runtime.station import Identity, open_station
+from bssci.core.runtime.station import Identity, StationSettings, open_station
 from bssci.core.runtime.station_events import Offline, Online, StationEvent
 from bssci.core.runtime.tls import CertificateError, client_context
+from tests.broker import MOSQUITTO, Mosquitto
+from tests.processes import wait_until
 
 if TYPE_CHECKING:
     from bssci.core.runtime.notices import Notice
+    from bssci.core.runtime.sink import Uplink
 
 NORTH, SOUTH = 0x70B3D59CD0000001, 0x70B3D59CD0000002
 END_POINT = 0xFCA84A030000127C
@@ -259,23 +262,6 @@ def _numbered(message):
             71,
             f"end point {END_POINT:016X} is not known",
         ),
-        (
-            VmUplinkData(
-                mac_type=1,
-                user_data=b"",
-                trx_time=1,
-                sys_time=1,
-                freq_off=0.0,
-                snr=1.0,
-                rssi=-90.0,
-                carr_space=1,
-                patt_grp=0,
-                patt_num=0,
-                crc=(1, 2),
-            ),
-            95,
-            "vm.ulData is not supported",
-        ),
     ],
 )
 async def test_what_cannot_be_served_is_refused_in_words(folder, asked, code, words):
@@ -284,6 +270,76 @@ async def test_what_cannot_be_served_is_refused_in_words(folder, asked, code, wo
         with pytest.raises(OperationRefusedError) as caught:
             await station.send(asked)
     assert (caught.value.code, caught.value.message) == (code, words)
+
+
+def vm_uplink(mac_type=1):
+    return VmUplinkData(
+        mac_type=mac_type,
+        user_data=b"\x2c\xb4",
+        trx_time=2_624_805_061_575_111,
+        sys_time=1_756_193_850_000_000_000,
+        freq_off=868_157_596.0,
+        snr=1.0,
+        rssi=-90.0,
+        carr_space=1,
+        patt_grp=0,
+        patt_num=0,
+        crc=(1, 2),
+    )
+
+
+async def outbox(center):
+    return [(each.topic, json.loads(each.body)) for each in await center._fetch(0, 1000)]
+
+
+async def test_a_variable_mac_telegram_is_kept_told_and_published_as_it_came(folder):
+    center = a_center(folder)
+    async with running(center), station_of(folder, center) as station:
+        await station.wait_online()
+        with center.notices.watch() as notices:
+            await station.send_uplink(vm_uplink(7))
+            told = [notice async for notice in first(1, of=notices, state="vm")]
+        ((topic, body),) = await outbox(center)
+        assert await center.uplinks() == []
+    assert told == [{"eui": f"{NORTH:016X}", "state": "vm", "mac_type": 7}]
+    assert topic == f"mioty/bs/{NORTH:016X}/vm"
+    assert {name: body[name] for name in ("bs_eui", "macType", "data", "trxTime", "crc")} == {
+        "bs_eui": f"{NORTH:016X}",
+        "macType": 7,
+        "data": [44, 180],
+        "trxTime": 2_624_805_061_575_111,
+        "crc": [1, 2],
+    }
+    assert center.counts == {"received": 0, "duplicates": 0, "released": 0, "unregistered": 0}
+
+
+async def first(count, *, of, state):
+    """The data of so many notices of base stations in this state."""
+    async for notice in of:
+        if notice.data.get("state") == state:
+            yield notice.data
+            count -= 1
+        if not count:
+            return
+
+
+async def test_variable_mac_telegrams_survive_cuts_and_a_restart_once_each_in_order(folder):
+    """Whatever was answered and whatever was not when the connection was lost."""
+    settings = StationSettings(reconnect_min=0.01, reconnect_max=0.01)
+    center = a_center(folder)
+    async with running(center), station_of(folder, center, settings=settings) as station:
+        with center.notices.watch() as notices:
+            for mac_type in range(20):
+                station.send_nowait(vm_uplink(mac_type))
+                if mac_type % 4 == 3:
+                    assert [told async for told in first(1, of=notices, state="vm")]
+                    station.cut()
+        await station.wait_empty()
+        assert station.resumes > 0
+    async with running(again := a_center(folder)):
+        kept = await outbox(again)
+    assert [body["macType"] for _, body in kept] == [*range(20)]
+    assert len({body["id"] for _, body in kept}) == 20
 
 
 async def test_a_new_certificate_is_used_from_the_next_connection_on(folder, caplog):
@@ -372,3 +428,106 @@ async def test_base_stations_that_an_earlier_process_knew_are_announced_as_offli
         f"mioty/bs/{NORTH:016X}/state": "online",
         f"mioty/bs/{SOUTH:016X}/state": "offline",
     }
+
+
+# --- an own sink ---
+
+
+class Sink:
+    """Keeps uplinks; while `is_full` it takes none."""
+
+    def __init__(self, *, is_full=False):
+        self.is_full = is_full
+        self.uplinks: list[Uplink] = []
+        self.refused: list[Uplink] = []
+
+    async def __call__(self, uplink):
+        await trio.lowlevel.checkpoint()
+        if self.is_full:
+            self.refused.append(uplink)
+            raise OSError("full")
+        self.uplinks.append(uplink)
+
+
+def a_center_with(sink, folder, **settings):
+    config = make_config(
+        folder, server_eui=1, server_host="127.0.0.1", server_port=0, dedup_delay=0.05, **settings
+    )
+    return ServiceCenter(config, uplink_sink=sink)
+
+
+async def test_a_sink_gets_uplinks_in_order_and_they_count_as_published(folder):
+    center = a_center_with(sink := Sink(), folder)
+    async with running(center), station_of(folder, center) as station:
+        for cnt in range(1, 6):
+            await station.send_uplink(uplink(cnt))
+        await wait_until(lambda: len(sink.uplinks) == 5, "the sink has five")
+        assert center.published == 5
+        journal = await center.journal()
+    async with running(again := a_center_with(Sink(), folder)):
+        shown = await again.uplinks()
+    assert (journal["unpublished"], journal["state"]) == (0, "ok")
+    first = sink.uplinks[0]
+    assert (first.ep_eui, first.bs_eui, first.data) == (END_POINT, NORTH, bytes((17, 50)))
+    assert [each.packet_cnt for each in sink.uplinks] == [1, 2, 3, 4, 5]
+    assert [each["id"] for each in reversed(shown)] == [each.id for each in sink.uplinks]
+    assert None not in [each["published"] for each in shown]
+
+
+async def test_what_a_sink_did_not_take_comes_after_the_next_start_under_its_id(folder):
+    center = a_center_with(full := Sink(is_full=True), folder)
+    async with running(center), station_of(folder, center) as station:
+        await station.send_uplink(uplink(1))
+        await station.send_uplink(uplink(2))
+        await wait_until(lambda: full.refused, "the sink has refused")
+        assert center.published == 0
+        assert (await center.journal())["unpublished"] >= 1
+    again = a_center_with(sink := Sink(), folder)
+    async with running(again):
+        await wait_until(lambda: len(sink.uplinks) == 2, "the sink has two")
+    assert [each.packet_cnt for each in sink.uplinks] == [1, 2]
+    assert sink.uplinks[0] == full.refused[0]
+    third = a_center_with(empty := Sink(), folder)
+    async with running(third):
+        pass
+    assert empty.uplinks == []
+
+
+async def test_what_was_taken_is_with_the_sink_when_the_service_has_stopped(folder):
+    center = a_center_with(sink := Sink(), folder)
+    async with running(center), station_of(folder, center) as station:
+        for cnt in range(1, 21):
+            await station.send_uplink(uplink(cnt))
+    assert [each.packet_cnt for each in sink.uplinks] == list(range(1, 21))
+
+
+@pytest.mark.broker
+@pytest.mark.skipif(MOSQUITTO is None, reason="needs mosquitto")
+async def test_with_broker_and_sink_an_uplink_is_published_when_both_have_it(folder):
+    broker = Mosquitto(folder)
+    center = a_center_with(
+        sink := Sink(is_full=True),
+        folder,
+        mqtt_enabled=True,
+        mqtt_host="127.0.0.1",
+        mqtt_port=broker.port,
+        mqtt_reconnect_max=0.1,
+    )
+    async with running(center), station_of(folder, center) as station:
+        sink.is_full = False
+        await station.send_uplink(uplink(1))
+        await wait_until(lambda: sink.uplinks, "the sink has one")
+        assert (center.published, (await center.journal())["unpublished"]) == (0, 1)
+        await trio.to_thread.run_sync(broker.start)
+        try:
+            await wait_until(lambda: center.published == 1, "the broker has it, too")
+            sink.is_full = True
+            await station.send_uplink(uplink(2))
+            await wait_until(lambda: center._broker.published == 2, "the broker has two")
+            await wait_until(lambda: sink.refused, "the sink has refused")
+            assert center.published == 1
+            sink.is_full = False
+            await wait_until(lambda: center.published == 2, "the sink has it, too")
+        finally:
+            broker.kill()
+    assert [each.packet_cnt for each in sink.uplinks] == [1, 2]
