@@ -384,6 +384,7 @@ class House:
 
     Attributes:
         told: what has happened, in order.
+        confirmed: the base stations that have done what was wanted, and of whom.
         strangers: what sensors did over the air that are not registered.
         epochs: whose packet counters began anew.
         left: who has detached over the air.
@@ -404,7 +405,14 @@ class House:
         self.reattach = True
         self.undo: list[Mapping[str, object]] = []
         self.undo_fault: OSError | None = None
-        self.life = Life(store, limits=limits, unix_ns=self.unix_ns, tell=self.told.append)
+        self.confirmed: list[tuple[int, int]] = []
+        self.life = Life(
+            store,
+            limits=limits,
+            unix_ns=self.unix_ns,
+            tell=self.told.append,
+            tell_confirmed=lambda bs_eui, ep_eui: self.confirmed.append((bs_eui, ep_eui)),
+        )
         self.inactivity = Inactivity(
             self.life,
             store,

@@ -23,6 +23,7 @@ Event = Literal[
     "auto_detached",
     "attach_failed",
     "attach_refused",
+    "confirmed",
     "refused",
     "warning",
     "warning_withdrawn",
@@ -39,7 +40,8 @@ class Happening:
         event: `attach` and `detach` are wanted from now on; `attached` and `detached` have come
             true; `auto_detached`: silence has it detached; `attach_failed`: all base stations
             refuse; `attach_refused`: we refuse what it has asked for over the air; `refused`: a
-            base station refuses; `heard_detached`: it speaks though it is detached.
+            base station refuses, `confirmed`: it does so no more; `heard_detached`: it speaks
+            though it is detached.
         at_ns: Unix time.
         wish: what is wanted of the end point then.
         bs_eui: where it happened, if it was at a base station; `code` and `message` are its words,

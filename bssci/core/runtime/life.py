@@ -21,7 +21,7 @@ from bssci.core.center.roster import Limits, Roster
 from bssci.core.center.silence import SilenceClocks
 from bssci.core.protocol.errors import Code
 from bssci.core.protocol.events import Answered
-from bssci.core.protocol.messages import DetachPropagate
+from bssci.core.protocol.messages import AttachPropagate, DetachPropagate
 from bssci.core.runtime.life_terms import Consequence, Edit, Ledger, Standing
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 __all__ = ["Consequence", "Edit", "Ledger", "Life", "Standing"]
 
 PAGE = 1_000  # rows read at once at the start
+
+
+def _ignore(bs_eui: int, ep_eui: int) -> None:
+    """Nobody wants to know each confirmation."""
 
 
 class Life:
@@ -58,10 +62,13 @@ class Life:
         limits: Limits,
         unix_ns: Callable[[], int],
         tell: Callable[[Happening], None],
+        tell_confirmed: Callable[[int, int], None] = _ignore,
     ) -> None:
         """
         Args:
             tell: told what happens; must not raise.
+            tell_confirmed: told of each base station that has done what is wanted of an end point:
+                its EUI, and that of the end point. There may be half a million in a minute.
         """
         self.roster = Roster()
         self.lifecycle = Lifecycle()
@@ -71,6 +78,7 @@ class Life:
         self._ledger = ledger
         self._unix_ns = unix_ns
         self._tell = tell
+        self._tell_confirmed = tell_confirmed
         self._deciding = trio.StrictFIFOLock()
         self._wakes: dict[int, trio.Event] = {}
         self._changes: dict[int, trio.Event] = {}
@@ -414,14 +422,27 @@ class Life:
         self._wake(bs_eui)
 
     def _take_answer(self, bs_eui: int, request: Message) -> None:
+        if not isinstance(request, AttachPropagate | DetachPropagate):
+            return
+        was_refused = self.lifecycle.state(bs_eui, request.ep_eui) == "refused"
         registration = self.lifecycle.answered(bs_eui, request)
         if registration is not None:
-            self._take_registration(bs_eui, registration)
+            self._take_registration(bs_eui, registration, was_refused=was_refused)
 
-    def _take_registration(self, bs_eui: int, registration: Registration) -> None:
+    def _take_registration(
+        self, bs_eui: int, registration: Registration, *, was_refused: bool = False
+    ) -> None:
         self._ledger.note_registration(registration)
-        self._tell_if_true(registration.ep_eui, bs_eui)
-        self._changed(registration.ep_eui)
+        ep_eui = registration.ep_eui
+        if self.lifecycle.state(bs_eui, ep_eui) in ("confirmed", None):
+            self._tell_confirmed(bs_eui, ep_eui)
+            wish = self.roster.wish(ep_eui)
+            if was_refused and wish is not None:
+                # Who reads that it was refused must also read that it is no more.
+                happening = self._happening("confirmed", wish)
+                self._ledger.note_episode(replace(happening, bs_eui=bs_eui).episode())
+        self._tell_if_true(ep_eui, bs_eui)
+        self._changed(ep_eui)
 
     def _take_refusal(self, bs_eui: int, request: Message, code: int, message: str) -> None:
         refusal = Refused(int(code), message, self._unix_ns())

@@ -381,7 +381,11 @@ class ServiceCenter:
         """Recall the end points, and what the base stations know of them."""
         store = self._store.life
         self.life = Life(
-            store, limits=patience(self.config), unix_ns=time.time_ns, tell=self._happened
+            store,
+            limits=patience(self.config),
+            unix_ns=time.time_ns,
+            tell=self._happened,
+            tell_confirmed=self._confirmed,
         )
         for record in await self.life.load():
             self.registry.recall_station(record)
@@ -670,6 +674,20 @@ class ServiceCenter:
                 "sensor %s",
                 happening.event.replace("_", " "),
                 extra={"ep_eui": format_eui(happening.ep_eui)} | _where(happening),
+            )
+
+    def _confirmed(self, bs_eui: int, ep_eui: int) -> None:
+        """A base station has done what is wanted of an end point."""
+        if self.notices.are_watched:
+            wish = self.life.roster.wish(ep_eui)
+            self.notices.tell(
+                "sensor",
+                {
+                    "eui": format_eui(ep_eui),
+                    "name": "" if wish is None else wish.end_point.name,
+                    "event": "confirmed",
+                    "bs_eui": format_eui(bs_eui),
+                },
             )
 
     def _strange(self, stranger: Stranger) -> None:

@@ -203,6 +203,20 @@ async def test_a_refusal_is_recorded_and_tried_again_ever_less_often(nursery, au
     station.refuses.clear()
     await trio.sleep(481)
     assert house.life.standing(SENSOR) == Standing([AVA], [], [])
+    house.store.write_notes()
+    newest, before = (await house.store.history(SENSOR, 50))[:2]
+    assert (newest.what, newest.bs_eui, before.what) == ("attached", AVA, "confirmed")
+
+
+async def test_each_confirmation_is_told_to_who_wants_to_know(nursery, autojump_clock):
+    house = await open_house()
+    for bs_eui in (AVA, DIEHL):
+        await nursery.start(FakeStation(bs_eui).serve, house.life)
+    await house.want(end_point())
+    await trio.sleep(1)
+    await house.want(end_point(), wanted="detached")
+    await trio.sleep(1)
+    assert sorted(house.confirmed) == [(AVA, SENSOR)] * 2 + [(DIEHL, SENSOR)] * 2
 
 
 async def test_no_answer_counts_as_error_110_and_is_tried_again(nursery, autojump_clock):
