@@ -149,7 +149,10 @@ class Settlement:
         self._on_settled = on_settled
         self._on_heard = on_heard
         self._began_ns = began_ns
-        self._recovered: set[int] = set()
+        self._before: set[int] = set()
+        """While recovering: end points of which something from before their attach was met."""
+        self._begun: set[int] = set()
+        """And those of which something from after it was met."""
         self._waiting: deque[Reception | _NewEpoch] = deque()
         self._passages: list[_Passage] = []
         self._last_row = 0
@@ -241,7 +244,7 @@ class Settlement:
                 self._dedup.new_epoch(reception.ep_eui)
                 continue
             if from_disk:
-                self._begin_epoch_if_due(reception)
+                self._pass_attach(reception.uplink.ep_eui, reception.received_ns)
             if reception.reissued:
                 await self._recall_like(reception)
             try:
@@ -251,12 +254,12 @@ class Settlement:
                 logger.exception("journal row %d is passed over; this is our fault", reception.row)
                 self._last_row = reception.row
 
-    def _begin_epoch_if_due(self, reception: Reception) -> None:
-        """Rows that are read back may be from before an attach and from after it."""
-        ep_eui = reception.uplink.ep_eui
-        began_ns = self._began_ns(ep_eui)
-        if began_ns and reception.received_ns >= began_ns and ep_eui not in self._recovered:
-            self._recovered.add(ep_eui)
+    def _pass_attach(self, ep_eui: int, received_ns: int) -> None:
+        """What is read back, in order, may be from before an attach and from after it."""
+        if received_ns < self._began_ns(ep_eui):
+            self._before.add(ep_eui)
+        elif ep_eui in self._before and ep_eui not in self._begun:
+            self._begun.add(ep_eui)
             self._dedup.new_epoch(ep_eui)
 
     def _take(self, reception: Reception, *, from_disk: bool) -> None:
@@ -288,8 +291,9 @@ class Settlement:
                 extra={"bs_eui": format_eui(reception.bs_eui), "ep_eui": format_eui(uplink.ep_eui)},
             )
             return
-        digest = digest_of(uplink)
-        self._recall([settled for settled in reversed(known) if settled.digest == digest])
+        digest, began_ns = digest_of(uplink), self._began_ns(uplink.ep_eui)
+        like = [u for u in reversed(known) if u.digest == digest and u.received_ns >= began_ns]
+        self._recall(like)
 
     # --- reports in ---
 
@@ -410,7 +414,10 @@ class Settlement:
             count += len(rows)
             await self._release()
             rows = await self._journal.unsettled(rows[-1].row, BATCH)
-        self._recovered.clear()
+        for ep_eui in self._before - self._begun:
+            self._dedup.new_epoch(ep_eui)
+        self._before.clear()
+        self._begun.clear()
         if count:
             logger.info("%d receptions that were not settled come from the journal", count)
 
@@ -423,13 +430,13 @@ class Settlement:
             page = await self._journal.remembered(since_ns, BATCH, before=page[-1])
         known.reverse()
         for start in range(0, len(known), BATCH):
-            self._recall(known[start : start + BATCH])
+            for settled in known[start : start + BATCH]:
+                self._pass_attach(settled.ep_eui, settled.received_ns)
+                self._recall([settled])
             await trio.lowlevel.checkpoint()
 
     def _recall(self, known: Sequence[SettledUplink]) -> None:
         for settled in known:
-            if settled.received_ns < self._began_ns(settled.ep_eui):
-                continue
             try:
                 sightings = sightings_of(settled.body)
             except StorageError as error:

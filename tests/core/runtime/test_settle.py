@@ -300,6 +300,60 @@ async def test_an_operation_issued_again_after_days_is_not_published_again(nurse
     assert settlement.duplicates == 1
 
 
+async def test_after_an_attach_the_same_counters_are_new_uplinks(nursery, autojump_clock):
+    """What was taken before the attach belongs to what was before."""
+    journal = FakeJournal()
+    settlement = a_settlement(journal, NORTH)
+    await nursery.start(settlement.run)
+    take(settlement, journal, heard(1), heard(2))
+    settlement.new_epoch(END_POINT)
+    take(settlement, journal, heard(3), heard(4))
+    await settlement.wait_until_idle()
+    assert [u.journal_row for u in journal.uplinks] == [1, 3]
+    assert (settlement.received, settlement.duplicates) == (4, 2)
+
+
+async def test_what_was_before_an_attach_says_nothing_after_a_restart(autojump_clock):
+    """Published before it, waiting from before it, waiting from after it, and new."""
+    journal, attached = FakeJournal(), NOON + 5 * SECOND
+    async with trio.open_nursery() as first_life:
+        settlement = a_settlement(journal, NORTH)
+        await first_life.start(settlement.run)
+        take(settlement, journal, heard(1))
+        await settlement.wait_until_idle()
+        first_life.cancel_scope.cancel()
+    journal.rows += [heard(2), heard(3, cnt=2), heard(4, at=attached + 1)]
+    async with trio.open_nursery() as second_life:
+        settlement = a_settlement(
+            journal, NORTH, began_ns=lambda ep_eui: attached if ep_eui == END_POINT else 0
+        )
+        await second_life.start(settlement.run)
+        take(
+            settlement, journal, heard(5, SOUTH, at=attached + 2), heard(6, cnt=2, at=attached + 3)
+        )
+        await settlement.wait_until_idle()
+        second_life.cancel_scope.cancel()
+    assert sorted(u.journal_row for u in journal.uplinks) == [1, 3, 4, 6]
+    assert settlement.duplicates == 2
+
+
+async def test_an_attach_after_all_that_is_read_back_makes_what_comes_new(autojump_clock):
+    journal = FakeJournal()
+    async with trio.open_nursery() as first_life:
+        settlement = a_settlement(journal, NORTH)
+        await first_life.start(settlement.run)
+        take(settlement, journal, heard(1))
+        await settlement.wait_until_idle()
+        first_life.cancel_scope.cancel()
+    async with trio.open_nursery() as second_life:
+        settlement = a_settlement(journal, NORTH, began_ns=lambda _: NOON + SECOND)
+        await second_life.start(settlement.run)
+        take(settlement, journal, heard(2, at=NOON + 2 * SECOND))
+        await settlement.wait_until_idle()
+        second_life.cancel_scope.cancel()
+    assert [u.journal_row for u in journal.uplinks] == [1, 2]
+
+
 async def test_if_it_cannot_be_looked_up_it_is_rather_published_twice(
     nursery, autojump_clock, caplog
 ):
