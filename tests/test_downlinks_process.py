@@ -259,7 +259,7 @@ class Scene:
         return {each["id"]: each["state"] for each in await self.call("downlinks.list")}
 
     async def run(self, *arguments: object, code: int = 0) -> Any:
-        """What a command gives with --json; None: nothing but messages."""
+        """What a command gives with --json."""
         service = self.service
         done = await trio.to_thread.run_sync(
             lambda: bssci(
@@ -267,7 +267,7 @@ class Scene:
             )
         )
         assert done.returncode == code, (arguments, done.stdout, done.stderr)
-        return json.loads(done.stdout) if done.stdout else None
+        return json.loads(done.stdout)
 
     async def kill(self) -> None:
         """As power loss does it, and started again; the base stations are back."""
@@ -474,11 +474,11 @@ async def test_the_command_line_sends_lists_and_cancels(site, broker):
             for each in await there.run("downlinks", "list", "--sensor", EUI)
         ] == [(waiting["id"], "at_station", FIRST, [2]), (first, "sent", FIRST, [1, 255])]
 
-        (cancelled,) = await there.run("downlinks", "cancel", waiting["id"])
-        assert (cancelled["state"], cancelled["bs_eui"]) == ("revoked", FIRST)
+        cancel = "downlinks", "cancel", waiting["id"], first, 99
+        dropped, kept, unknown = await there.run(*cancel, code=6)
+        assert (dropped["state"], dropped["bs_eui"], kept["state"]) == ("revoked", FIRST, "sent")
+        assert unknown == {"id": 99, "error": "there is no downlink 99"}
         assert gateway.held() == []
-        await there.run("downlinks", "cancel", first, code=1)
-        await there.run("downlinks", "cancel", 99, code=5)
 
 
 # --- kills ---------------------------------------------------------------------------------

@@ -311,6 +311,7 @@ class Desk:
         match request:
             case Attach():
                 self._over_the_air.attach_completed(link.bs_eui, request)
+                self._downlinks.served(request.ep_eui)
             case Detach():
                 self._over_the_air.detach_completed(link.bs_eui, request)
 

@@ -427,6 +427,12 @@ class Downlinks:
         self._take_attach(bs_eui, ep_eui, 0)
         self._settle()
 
+    def served(self, ep_eui: int) -> None:
+        """The base station at which it has attached over the air serves it from now on."""
+        if self._dispatch.is_watched(ep_eui):
+            self._route(ep_eui)
+            self._settle()
+
     def detached(self, ep_eui: int, result: Result) -> None:
         """An end point is not to be served any more: what waits for it ends so."""
         self._routes.forget(ep_eui)
@@ -571,9 +577,12 @@ class Downlinks:
         self._dispatch.route(ep_eui, stations, now=trio.current_time())
 
     def _heard_before(self, ep_eui: int) -> Sequence[int]:
-        """Who heard it best before this process began."""
+        """Who heard it best before this process began, or took its attach."""
         hearing = self._life.roster.hearing(ep_eui)
-        return () if hearing is None else (hearing.preferred.bs_eui,)
+        if hearing is not None:
+            return (hearing.preferred.bs_eui,)
+        attachment = self._life.attachments.get(ep_eui)
+        return () if attachment is None else (attachment.bs_eui,)
 
     def _may_take(self, bs_eui: int, ep_eui: int) -> bool:
         is_served = self._life.lifecycle.state(bs_eui, ep_eui) == "confirmed"

@@ -19,6 +19,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from bssci.core.center.dispatch import GRACE
 from bssci.core.center.downlinks import Downlink, DownlinkRecord, Ending, Result, message_of
+from bssci.core.center.end_points import attach_propagate
 from bssci.core.center.rpc import BusyError, InvalidRequestError, NotFoundError, RequestError
 from bssci.core.protocol.errors import Code, OperationRefusedError, StorageError
 from bssci.core.protocol.eui import format_eui
@@ -511,8 +512,8 @@ async def test_so_many_may_wait_for_one_sensor_also_when_they_come_at_once(mock_
         "(downlinks.max_per_sensor)"
     )
     await world.send(eui=METER_NAME)
-    (first, *_) = world.downlinks._dispatch.waiting(SENSOR)
-    await world.downlinks.cancel_method(id=first)
+    *_, first = await world.downlinks.list_method(eui=NAME)
+    await world.downlinks.cancel_method(id=first["id"])
     await world.send()
     assert world.downlinks.counts() == {"queued": MOST + 1, "at_station": 0}
 
@@ -1092,10 +1093,36 @@ async def test_what_waits_goes_to_who_takes_the_attach(mock_clock, world):
     assert where(number, *found) == [DIEHL]
 
 
+async def test_what_waits_goes_to_who_took_the_attach_once_that_is_completed(mock_clock, world):
+    (station,) = await stations(world, AVA)
+    await world.house.want(end_point(bidi=True, ota=True))
+    await world.settle()
+    number = await world.send()
+    message, over_the_air = attach_of(1), world.house.over_the_air
+    await over_the_air.attach(AVA, message)
+    world.downlinks.attached(SENSOR, AVA)
+    await world.settle()
+    assert station.heard() == []
+    over_the_air.attach_completed(AVA, message)
+    station.holdings.end_points[SENSOR] = attach_propagate(end_point(bidi=True))
+    for ep_eui in (SENSOR, METER):
+        world.downlinks.served(ep_eui)
+    await world.settle()
+    assert where(number, station) == [AVA]
+
+
 async def test_after_a_restart_it_goes_to_who_heard_it_best_before(mock_clock, path):
     async with open_world(mock_clock, path, await a_house()) as world:
         for cnt in range(3):
             world.house.hear(SENSOR, DIEHL, AVA, cnt=cnt)
+    async with next_process(world) as again:
+        found = await stations(again, AVA, DIEHL)
+        assert where(await again.send(), *found) == [DIEHL]
+
+
+async def test_after_a_restart_it_goes_to_who_took_the_attach_of_one_never_heard(mock_clock, path):
+    async with open_world(mock_clock, path, await a_house()) as world:
+        await world.house.over_the_air.attach(DIEHL, attach_of(1))
     async with next_process(world) as again:
         found = await stations(again, AVA, DIEHL)
         assert where(await again.send(), *found) == [DIEHL]
