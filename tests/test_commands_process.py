@@ -57,7 +57,7 @@ CHANGING = [
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME"),
     (r"\((\d+ \w+ ago|now)\)", "(AGO)"),
     (r"\b[\d.]+ a second", "RATE"),
-    (r"(running for +|silent for +)\S+( s)?", r"\1SPAN"),
+    (r"(running for +|silent for +).+", r"\1SPAN"),
     (r"[+-]\d\.\d{3} s", "OFFSET"),
     (r" +\d+ h \d+ min(?=  )", "  LEFT"),
     (r"(?m)(^ *|(?<=\S)(?<!before) +)(now|\d+ (s|min))(?=  )", " AGE"),
@@ -70,6 +70,11 @@ def steady(text):
     for pattern, word in CHANGING:
         text = re.sub(pattern, word, text)
     return text
+
+
+def loose(text):
+    """A table in which the width of a column depends on how old things are."""
+    return re.sub(" {2,}", "  ", text)
 
 
 @pytest.fixture(scope="module")
@@ -179,12 +184,12 @@ async def test_every_command_says_what_it_should(site, tmp_path):
             "rssi": -101.5,
             "timeout": None,
         }
-        titles = "EUI               name   activity  stations  seen  count   SNR    RSSI"
-        row = f"{EUI}  attic  ● active  1/1 AGE      7  12.0  -101.5"
-        assert await says("sensors", "list") == f"{titles}\n{row}\n"
+        titles = "EUI  name  activity  stations  seen  count  SNR  RSSI"
+        row = f"{EUI}  attic  ● active  1/1 AGE  7  12.0  -101.5"
+        assert loose(await says("sensors", "list")) == f"{titles}\n{row}\n"
         assert await says("sensors", "list", "--activity", "warning") == "no sensor is like that\n"
-        assert await says("sensors", "list", "--stale", "--count", "1") == (
-            f"{titles}  detached in\n{row}     2 d 23 h\n"
+        assert loose(await says("sensors", "list", "--stale", "--count", "1")) == (
+            f"{titles}  detached in\n{row}  2 d 23 h\n"
         )
         assert await says("sensors", "set", "attic", "--timeout", "7200", "--bidi") == (
             f"{EUI}  changed\n"
@@ -264,9 +269,9 @@ async def test_every_command_says_what_it_should(site, tmp_path):
             f"{EUI},attic,{KEY},0001,true,true,false,false,false,false,roof,7200.0,attached\n"
         )
 
-        assert await says("stations", "list") == (
-            "EUI               name  state     since  sensors  uplinks     clock\n"
-            f"{STATION}  -     ● online AGE        1        1  OFFSET\n"
+        assert loose(await says("stations", "list")) == (
+            "EUI  name  state  since  sensors  uplinks  clock\n"
+            f"{STATION}  -  ● online AGE  1  1  OFFSET\n"
         )
         assert await says("stations", "show", STATION) == (
             f"Base station {STATION}\n"
@@ -323,6 +328,8 @@ async def test_every_command_says_what_it_should(site, tmp_path):
             f"{EUI}  detached; no base station serves it\n"
         )
         assert await says("sensors", "attach", "attic") == f"{EUI}  attached {confirmed}"
+        assert await says("sensors", "detach", "--all", "--yes") == "2 sensors detached\n"
+        assert await says("sensors", "attach", "--all", "--yes") == "2 sensors attached\n"
         assert await gives("sensors", "remove", "attic") == {
             "eui": EUI,
             "confirmed": [STATION],
@@ -366,10 +373,9 @@ async def test_who_knocked_and_was_not_let_in_is_told(site):
             "detail": "speaks HTTP, not TLS",
             "count": 2,
         }
-        text = await terminal.says("stations", "refused")
-        assert text == (
-            "last  times  address    reason   EUI  certificate  detail\n"
-            " AGE      2  127.0.0.1  not tls  -    -            speaks HTTP, not TLS\n"
+        assert loose(await terminal.says("stations", "refused")) == (
+            "last  times  address  reason  EUI  certificate  detail\n"
+            " AGE  2  127.0.0.1  not tls  -  -  speaks HTTP, not TLS\n"
         )
 
 
@@ -654,13 +660,9 @@ async def test_downlinks_are_sent_listed_and_cancelled(site):
             f" 2  {EUI}  ◐ at station AGE  LEFT  {STATION}  -  9=01 10=02\n",
             f" 1  {EUI}  ◐ at station AGE  LEFT  {STATION}  valve 7  01ff\n",
         )
-        # How wide a column is depends on how old they are.
         waiting = ("--sensor", "attic", "--state", "at-station")
-        listed = [await says("downlinks", "list", *options) for options in ((), waiting)]
-        assert [re.sub(" {2,}", "  ", each) for each in listed] == [
-            titles + "".join(rows),
-            titles + "".join(rows[1:]),
-        ]
+        listed = [loose(await says("downlinks", "list", *options)) for options in ((), waiting)]
+        assert listed == [titles + "".join(rows), titles + "".join(rows[1:])]
         newest = await gives("downlinks", "list", "--count", "2")
         assert [(each["id"], each["state"]) for each in newest] == [(3, "sent"), (2, "at_station")]
         assert newest[1]["entries"] == [{"cnt": 9, "data": [1]}, {"cnt": 10, "data": [2]}]
@@ -781,7 +783,7 @@ async def test_bash_completes_names_euis_and_keys_of_settings(site, tmp_path):
             ["bash", "--norc", "-c", SCRIPT + "".join(f"tab {line}\n" for line in lines)],
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=PATIENCE * len(lines),
             check=False,
             cwd=ROOT,
             env=clean
@@ -809,6 +811,10 @@ async def test_bash_completes_names_euis_and_keys_of_settings(site, tmp_path):
         f"config get {config} auto_detach.t": "auto_detach.timeout",
         f"sensors list {config} --activity de": "detach_pending,detached",
     }
+    found = dict.fromkeys(expected, "")
     async with open_terminal(site) as terminal, open_mast(terminal):
-        found = await trio.to_thread.run_sync(complete, *expected)
-    assert dict(zip(expected, found, strict=True)) == expected
+        for _ in range(5):  # it gives up after a second, and Tab is pressed again
+            if missing := [line for line, words in found.items() if not words]:
+                words = await trio.to_thread.run_sync(complete, *missing)
+                found |= zip(missing, words, strict=True)
+    assert found == expected
