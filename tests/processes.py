@@ -83,7 +83,7 @@ __all__ = [
 
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
-PATIENCE = 20.0  # seconds until something that must happen has happened
+PATIENCE = 60.0  # seconds until something that must happen has happened
 LOOK = 0.01  # seconds between two looks whether it has
 
 HANDSHAKE_TIMEOUT = 10.0  # seconds, from TCP to the end of the connect operation

@@ -35,10 +35,21 @@ SETTLE_TIME = 0.25
 # Seconds from the connect to the first operation: base stations were seen to open many connections
 # within 0.3 s, of which only the last one stays.
 
+BATCH = WINDOW // 4
+# Operations that begin together: they are put on disk by one write of the session, and their
+# answers mostly by another.
+
 TURNS = 16
 TURN = 0.02
-# Operations that may be on their way at all base stations together, and for how many seconds one
-# counts as such. So at least 800 begin in a second, and more where they are answered faster.
+# Operations that may be on their way at all base stations together, and for how many seconds a
+# batch counts as such: who answers slowly holds up the others no longer than that.
+
+BUSY = 0.001
+REST = 0.02
+PATIENCE = 0.1
+# All in seconds. A round of the loop that takes longer than `BUSY` has much to do; an uplink waits
+# for some ten rounds. Then no batch begins until after a `REST`, or until `PATIENCE` is over: so at
+# least forty operations begin in a second, however busy it is.
 
 DISK_PAUSE = 1.0  # seconds until an operation that could not be put on disk is tried again
 
@@ -93,35 +104,51 @@ class Turns:
     """Lets a few operations begin at a time, at all base stations together.
 
     When everything is to be told to everybody, a thousand answers at once would stand before the
-    next uplink. A turn ends with the answer, or soon without one: who is slow holds up nobody.
+    next uplink. A turn ends with the answers, or soon without them: who is slow holds up nobody.
     """
 
     def __init__(self) -> None:
-        self._taken: OrderedDict[object, float] = OrderedDict()
+        self._taken: OrderedDict[object, tuple[float, int]] = OrderedDict()
         self._entrance = trio.StrictFIFOLock()
         self._given_back = trio.Event()
 
     @asynccontextmanager
-    async def take(self) -> AsyncIterator[None]:
-        """The block is one operation, from its beginning to its answer."""
+    async def take(self, operations: int) -> AsyncIterator[None]:
+        """The block is so many operations, from their beginning to their answers."""
         turn = object()
         async with self._entrance:
-            while len(self._taken) >= TURNS:
+            while self._taken and self._busy() + operations > TURNS:
                 await self._wait_for_one()
-            self._taken[turn] = trio.current_time()
+            await _wait_until_calm()
+            self._taken[turn] = trio.current_time(), operations
         try:
             yield
         finally:
             self._taken.pop(turn, None)
             self._given_back.set()
 
+    def _busy(self) -> int:
+        return sum(operations for _, operations in self._taken.values())
+
     async def _wait_for_one(self) -> None:
-        oldest, begun = next(iter(self._taken.items()))
+        oldest, (begun, _) = next(iter(self._taken.items()))
         self._given_back = trio.Event()
         with trio.move_on_at(begun + TURN) as scope:
             await self._given_back.wait()
         if scope.cancelled_caught:
             self._taken.pop(oldest, None)
+
+
+async def _wait_until_calm() -> None:
+    """What is to be told can wait; uplinks, and answers to what was told before, go first."""
+    deadline = trio.current_time() + PATIENCE
+    while True:
+        begun = trio.current_time()
+        await trio.lowlevel.checkpoint()
+        now = trio.current_time()
+        if now - begun < BUSY or now >= deadline:
+            return
+        await trio.sleep(REST)
 
 
 async def propagate(
@@ -139,13 +166,15 @@ async def propagate(
         await trio.sleep(SETTLE_TIME)
         window = _Window()
         while True:
-            await window.wait_half_free()
-            while window.is_free() and (found := orders.next_message(station.bs_eui)) is not None:
-                window.take()
-                nursery.start_soon(_tell, station, orders, *found, window, turns)
-            if not window.is_free():
-                continue
-            await orders.wait_for_orders(station.bs_eui)
+            await window.wait_for(BATCH)
+            batch: list[tuple[Order, Message]] = []
+            while len(batch) < BATCH and (found := orders.next_message(station.bs_eui)):
+                batch.append(found)
+            if batch:
+                window.take(len(batch))
+                nursery.start_soon(_tell_together, station, orders, batch, window, turns)
+            else:
+                await orders.wait_for_orders(station.bs_eui)
 
 
 class _Window:
@@ -155,35 +184,38 @@ class _Window:
         self._taken = 0
         self._given_back = trio.Event()
 
-    def is_free(self) -> bool:
-        return self._taken < WINDOW
-
-    def take(self) -> None:
-        self._taken += 1
+    def take(self, operations: int) -> None:
+        self._taken += operations
 
     def give_back(self) -> None:
         self._taken -= 1
         self._given_back.set()
 
-    async def wait_half_free(self) -> None:
-        """What is issued together is put on disk together: not one operation for each answer."""
-        while self._taken > WINDOW // 2:
+    async def wait_for(self, operations: int) -> None:
+        """Return when there is room for so many."""
+        while self._taken + operations > WINDOW:
             self._given_back = trio.Event()
             await self._given_back.wait()
 
 
-async def _tell(
+async def _tell_together(
     station: BaseStation,
     orders: Orders,
-    order: Order,
-    message: Message,
+    batch: Sequence[tuple[Order, Message]],
     window: _Window,
     turns: Turns,
 ) -> None:
-    try:
-        async with turns.take():
+    async with turns.take(len(batch)), trio.open_nursery() as nursery:
+        for order, message in batch:
             orders.sent(station.bs_eui, order)
-            await station.call(message)
+            nursery.start_soon(_tell, station, orders, order, message, window)
+
+
+async def _tell(
+    station: BaseStation, orders: Orders, order: Order, message: Message, window: _Window
+) -> None:
+    try:
+        await station.call(message)
     except OperationRefusedError:
         pass  # noted where the refusal came in
     except OperationLostError:
