@@ -234,6 +234,7 @@ def loaded_by(code: str) -> list[str]:
         "from bssci.cli.main import run; run(['--version'])",
         "from bssci.cli.main import run; run(['certs', 'gen', '--help'])",
         "from bssci.cli.main import run; run(['serve', '--help'])",
+        "from bssci.cli.main import run; run(['monitor', '--help'])",
     ],
 )
 def test_nothing_heavy_is_loaded_before_it_is_used(code):

@@ -27,6 +27,7 @@ from bssci.cli import (
     traffic,
     uplinks,
 )
+from bssci.cli.monitor.command import monitor
 from bssci.core.protocol.errors import BssciError
 
 __all__ = ["app", "run"]
@@ -88,6 +89,7 @@ app.command()(demo.demo)
 app.command()(sim.sim)
 app.command()(traffic.decode)
 app.command()(status.status)
+app.command(short_help="Watch the running service on the whole terminal.")(monitor)
 app.add_typer(sensors.app, name="sensors")
 app.add_typer(stations.app, name="stations")
 app.add_typer(uplinks.app, name="uplinks")
