@@ -49,7 +49,7 @@ from bssci.core.protocol.messages import (
 )
 from bssci.core.protocol.resume import VERSION, SessionRecord
 from bssci.core.protocol.session import BaseStationSession
-from bssci.core.runtime.authority import load_pair, make_station_certificate, write_pair
+from bssci.core.runtime.authority import load_authority, make_station_certificate, write_pair
 from bssci.core.runtime.tls import client_context
 from tests.broker import free_port
 
@@ -195,7 +195,7 @@ class Site:
         cert_file, key_file = (self.stations / f"{name}_{part}.pem" for part in ("cert", "key"))
         if not cert_file.exists():
             self.stations.mkdir(exist_ok=True)
-            authority = load_pair(self.certs / "ca_cert.pem", self.certs / "ca_key.pem")
+            authority = load_authority(self.certs / "ca_cert.pem", self.certs / "ca_key.pem")
             write_pair(make_station_certificate(authority, eui), cert_file, key_file)
         return client_context(
             cert_file=cert_file, key_file=key_file, ca_file=self.certs / "ca_cert.pem"

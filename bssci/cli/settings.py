@@ -14,7 +14,7 @@ from bssci.cli import certs, output
 if TYPE_CHECKING:
     from bssci.core.runtime.config import Tls
 
-__all__ = ["init"]
+__all__ = ["init", "tls_in"]
 
 # Everything in the folder is secret or can be made again, but for these.
 GITIGNORE = "*\n!.gitignore\n!README.md\n"
@@ -199,7 +199,7 @@ def _make(
     """Make it all; sc.toml comes last, so that it is there only when the rest is."""
     from bssci.core.runtime.config import CONFIG_NAME, load_config, render_config
 
-    file, tls = folder / CONFIG_NAME, _tls_in(folder)
+    file, tls = folder / CONFIG_NAME, tls_in(folder)
     password_file = tls.ca_file.with_name("mqtt_password")
     password = broker.password if broker else None
     replaced = [file, tls.cert_file, tls.key_file, *([password_file] if password else [])]
@@ -219,7 +219,7 @@ def _make(
     return Made(file, config.server.eui, config.server.port, certificates, tuple(kept))
 
 
-def _tls_in(folder: Path) -> Tls:
+def tls_in(folder: Path) -> Tls:
     """Where the files are when sc.toml says nothing about them."""
     from bssci.core.runtime.config import Tls
 

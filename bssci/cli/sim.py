@@ -214,7 +214,7 @@ class CertificateFolder:
 
         from bssci.core.runtime import authority, tls
 
-        signer = authority.load_pair(self._ca_file, self._folder / "ca_key.pem")
+        signer = authority.load_authority(self._ca_file, self._folder / "ca_key.pem")
         with tempfile.TemporaryDirectory() as folder:
             cert_file, key_file = Path(folder) / "cert.pem", Path(folder) / "key.pem"
             pair = authority.make_station_certificate(signer, eui)

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from bssci.cli import output, radio, remote
+from bssci.cli import approving, output, radio, remote
 
 __all__ = ["app"]
 
@@ -212,5 +212,6 @@ def _refusal(refusal: Fields, now: float) -> output.Row:
     ]
 
 
+app.command(short_help="Let a base station in with another certificate.")(approving.approve)
 app.command(short_help="Have a base station transmit as a sensor.")(radio.transmit)
 app.add_typer(radio.app, name="vm")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bssci.cli import certs, main
+from bssci.cli import issuing, main
 from bssci.core.runtime.authority import load_pair
 from bssci.core.runtime.tls import certificate_names, certificate_warnings, identity_in
 
@@ -107,13 +107,13 @@ def test_a_new_authority_must_be_asked_for_with_force(bssci, folder):
 
 
 def test_gen_without_names_takes_those_of_this_machine(bssci, folder, monkeypatch):
-    monkeypatch.setattr(certs, "names_of_this_machine", lambda: ("here", "192.0.2.9"))
+    monkeypatch.setattr(issuing, "names_of_this_machine", lambda: ("here", "192.0.2.9"))
     assert bssci("gen")[0] == 0
     assert certificate_names(made(folder, "service_center")[0]) == ["here", "192.0.2.9"]
 
 
 def test_a_machine_without_a_name_is_asked_for_one(bssci, folder, monkeypatch):
-    monkeypatch.setattr(certs, "names_of_this_machine", lambda: ())
+    monkeypatch.setattr(issuing, "names_of_this_machine", lambda: ())
     code, _, err = bssci("gen")
     assert (code, "--host sc.example.org" in err) == (2, True)
     assert not (folder / "certs").exists()
@@ -251,13 +251,13 @@ def test_an_eui_that_is_none_is_refused(ready):
 
 def test_the_names_of_this_machine_mean_no_other(monkeypatch):
     monkeypatch.setattr(socket, "gethostname", lambda: "localhost")
-    monkeypatch.setattr(certs, "_ipv4_addresses", lambda: iter(["127.0.0.1", "192.0.2.1"]))
-    monkeypatch.setattr(certs, "_ipv6_addresses", lambda: iter(["2001:db8::1", "192.0.2.1"]))
-    assert certs.names_of_this_machine() == ("192.0.2.1", "2001:db8::1")
+    monkeypatch.setattr(issuing, "_ipv4_addresses", lambda: iter(["127.0.0.1", "192.0.2.1"]))
+    monkeypatch.setattr(issuing, "_ipv6_addresses", lambda: iter(["2001:db8::1", "192.0.2.1"]))
+    assert issuing.names_of_this_machine() == ("192.0.2.1", "2001:db8::1")
 
 
 def test_the_kernel_knows_at_least_the_loopback_address():
-    assert "127.0.0.1" in list(certs._ipv4_addresses())
+    assert "127.0.0.1" in list(issuing._ipv4_addresses())
 
 
 def test_only_lasting_global_ipv6_addresses_are_taken(tmp_path):
@@ -269,5 +269,5 @@ def test_only_lasting_global_ipv6_addresses_are_taken(tmp_path):
         "fe800000000000000000000000000001 02 40 20 80     eth0\n"
         "00000000000000000000000000000001 01 80 10 80       lo\n"
     )
-    assert list(certs._ipv6_addresses(table)) == ["2001:db8::1"]
-    assert list(certs._ipv6_addresses(tmp_path / "none")) == []
+    assert list(issuing._ipv6_addresses(table)) == ["2001:db8::1"]
+    assert list(issuing._ipv6_addresses(tmp_path / "none")) == []

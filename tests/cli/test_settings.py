@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bssci.cli import certs, main
+from bssci.cli import issuing, main
 from bssci.cli.settings import _broker, broker_of
 from bssci.core.runtime.authority import load_pair
 from bssci.core.runtime.config import Config, Mqtt, load_config
@@ -98,7 +98,7 @@ def test_init_tells_programs_what_it_made(init, folder):
 
 
 def test_without_a_host_the_names_of_this_machine_are_taken(init, folder, monkeypatch):
-    monkeypatch.setattr(certs, "names_of_this_machine", lambda: ("here", "192.0.2.9"))
+    monkeypatch.setattr(issuing, "names_of_this_machine", lambda: ("here", "192.0.2.9"))
     assert init(host="")[0] == 0
     assert certificate_names(loaded(folder).tls.cert_file) == ["here", "192.0.2.9"]
 

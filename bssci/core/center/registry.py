@@ -78,6 +78,8 @@ class BaseStation:
 
     Attributes:
         since_ns: Unix time since which it is connected, or is not.
+        issuer: SHA-256 of the authority that its certificate came from when it was last connected;
+            None: unknown.
         position: latitude and longitude in degrees, altitude in metres; None: never had a fix.
         uplinks: receptions it has reported, copies included.
         clock_offset_ns: by how much its clock is ahead of ours; None: unknown.
@@ -98,6 +100,7 @@ class BaseStation:
     clock_offset_ns: int | None
     status: StatusResponse | None
     status_ns: int | None
+    issuer: str | None = None
 
 
 class _Station:
@@ -108,6 +111,7 @@ class _Station:
         "connect",
         "is_connected",
         "is_recalled",
+        "issuer",
         "offsets",
         "position",
         "since_ns",
@@ -123,6 +127,7 @@ class _Station:
         """All that is known of it comes from an earlier process."""
         self.since_ns = 0
         self.address: str | None = None
+        self.issuer: str | None = None
         self.position: tuple[float, float, float] | None = None
         self.uplinks = 0
         self.offsets: deque[int] = deque(maxlen=CLOCK_SAMPLES)
@@ -171,7 +176,12 @@ class Registry:
     # --- base stations ---
 
     def station_connected(
-        self, connect: Connect, *, since_ns: int, address: str | None = None
+        self,
+        connect: Connect,
+        *,
+        since_ns: int,
+        address: str | None = None,
+        issuer: str | None = None,
     ) -> None:
         """A base station is connected (`conCmp`); `since_ns` is Unix time."""
         bs_eui = connect.bs_eui
@@ -180,6 +190,7 @@ class Registry:
         station.is_connected, station.is_recalled = True, False
         station.since_ns = since_ns
         station.address = address
+        station.issuer = issuer
         station.position = position_of(connect.geo_location) or station.position
         self.connected |= {bs_eui}
         self._away.pop(bs_eui, None)
@@ -310,6 +321,7 @@ class Registry:
             clock_offset_ns=self.clock_offset(connect.bs_eui),
             status=station.status,
             status_ns=station.status_ns,
+            issuer=station.issuer,
         )
 
     def _learn_clock(self, station: _Station, offset_ns: int, uncertainty_ns: int) -> None:

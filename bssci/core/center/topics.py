@@ -125,15 +125,27 @@ class Topics:
         topic = f"{self.base}/bs/{format_eui(station.eui)}/state"
         return Publication(topic, encode(body), retain=True)
 
-    def service_state(self, *, is_online: bool, version: str, now_ns: int) -> Publication:
+    def service_state(
+        self,
+        *,
+        is_online: bool,
+        version: str,
+        now_ns: int,
+        certificates: Fields | None = None,
+    ) -> Publication:
         """Whether the service is there; retained. As the last will its time is that of the
         connection to the broker, which cannot know a later one.
+
+        Args:
+            certificates: `expires_in_days`, and the `alarm` that has passed; None: left out.
         """
         body: Fields = {
             "state": _state(is_online=is_online),
             "version": version,
             "timestamp": now_ns / 1e9,
         }
+        if certificates is not None:
+            body["certificates"] = certificates
         return Publication(f"{self.base}/state", encode(body), retain=True)
 
     def health_check(self, *, now_ns: int) -> Publication:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
 import re
 import secrets
 from dataclasses import dataclass, field
@@ -16,24 +17,39 @@ from typing import TYPE_CHECKING
 
 from bssci.core.protocol.eui import format_eui
 from bssci.core.runtime.files import keep_old, write_file
-from bssci.core.runtime.tls import CertificateError, check_pair, is_loopback
+from bssci.core.runtime.tls import (
+    CertificateError,
+    belong_together,
+    check_pair,
+    is_loopback,
+    read_certificates,
+    read_key,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 __all__ = [
     "CA_YEARS",
     "SERVER_DAYS",
     "STATION_YEARS",
     "KeyPair",
+    "NewFile",
+    "ca_key_file",
+    "files_of",
+    "has_rsa_key",
+    "load_authority",
     "load_pair",
     "make_authority",
     "make_server_certificate",
     "make_station_certificate",
+    "pair_of",
+    "replace_files",
     "write_pair",
 ]
 
@@ -279,19 +295,51 @@ def _general_name(name: str) -> x509.GeneralName:
 # --- files ---
 
 
+def ca_key_file(ca_file: Path) -> Path:
+    """The key of our authority lies beside its certificate; the service never reads it."""
+    return ca_file.with_name("ca_key.pem")
+
+
 def load_pair(cert_file: Path, key_file: Path) -> KeyPair:
     """A pair from its files, checked.
 
     Raises:
         CertificateError: one cannot be used, or they do not belong together.
     """
+    return pair_of(*check_pair(cert_file, key_file))
+
+
+def load_authority(ca_file: Path, key_file: Path) -> KeyPair:
+    """The authority to sign with: of the certificates in its file, the one that the key is for.
+
+    Raises:
+        CertificateError: a file cannot be used, or the key is for none of them.
+    """
+    certificates, key = read_certificates(ca_file), read_key(key_file)
+    for certificate in certificates:
+        if belong_together(certificate, key):
+            return pair_of(certificate, key)
+    raise CertificateError(
+        f"private key {key_file} does not belong to certificate {ca_file}; "
+        "one of them was replaced without the other"
+    )
+
+
+def pair_of(certificate: x509.Certificate, key: PrivateKeyTypes) -> KeyPair:
+    """A pair from what was read."""
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-    certificate, key = check_pair(cert_file, key_file)
     return KeyPair(
         certificate.public_bytes(Encoding.PEM),
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
     )
+
+
+def has_rsa_key(certificate: x509.Certificate) -> bool:
+    """Whether its key is RSA: what old firmware needs also when it is renewed."""
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    return isinstance(certificate.public_key(), rsa.RSAPublicKey)
 
 
 def write_pair(
@@ -315,13 +363,68 @@ def write_pair(
         raise CertificateError(
             f"{there[0]} exists; with --force it is replaced, and kept under another name"
         )
+    return replace_files(files_of(pair, cert_file, key_file), now=now)
+
+
+def files_of(pair: KeyPair, cert_file: Path, key_file: Path) -> list[NewFile]:
+    """What the files of a pair are to hold; they may be one."""
+    if cert_file == key_file:
+        return [NewFile(cert_file, pair.key + pair.certificate, 0o600)]
+    return [NewFile(cert_file, pair.certificate), NewFile(key_file, pair.key, 0o600)]
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """What a file is to hold."""
+
+    file: Path
+    data: bytes = field(repr=False)
+    mode: int = 0o644
+
+
+def replace_files(files: Sequence[NewFile], *, now: datetime | None = None) -> tuple[Path, ...]:
+    """Write files that belong together. Returns where older ones are kept, which have the time in
+    their names.
+
+    Whoever owned an older file owns the new one, so that the service, which may be another user
+    than the one who renews its certificate, can read it.
+
+    Raises:
+        CertificateError: one cannot be written; what was there before is there again.
+    """
     now = now or datetime.now(UTC)
+    kept: dict[Path, Path] = {}
+    written: list[Path] = []
     try:
-        kept = tuple(keep_old(file, now) for file in there)
-        write_file(key_file, pair.key, mode=0o600)
-        write_file(cert_file, pair.certificate)
+        for each in files:
+            if each.file.exists():
+                kept[each.file] = keep_old(each.file, now)
+        for each in files:
+            written.append(each.file)
+            _replace(each)
     except OSError as error:
+        _put_back(written, kept)
         raise CertificateError(
-            f"{error.filename or cert_file} cannot be written: {error.strerror}"
+            f"{error.filename or files[0].file} cannot be written: {error.strerror}"
         ) from error
-    return kept
+    return tuple(kept.values())
+
+
+def _replace(new: NewFile) -> None:
+    file = new.file
+    before = file.stat() if file.exists() else None
+    write_file(file, new.data, mode=new.mode)
+    if before is not None and (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+        with contextlib.suppress(PermissionError):  # only root may give files away
+            os.chown(file, before.st_uid, before.st_gid)
+
+
+def _put_back(written: Sequence[Path], kept: Mapping[Path, Path]) -> None:
+    """Needs no space on the disk: that may be what is missing."""
+    for file in {*written, *kept}:
+        with contextlib.suppress(OSError):
+            if file in kept:
+                os.replace(kept[file], file)
+                kept[file].unlink(missing_ok=True)  # two names of one file stay as they are
+            else:
+                file.unlink(missing_ok=True)

@@ -156,7 +156,9 @@ class Desk:
 
     def identify(self, tls_stream: Certified, address: str) -> Peer:
         identity = tls.identity_of(tls_stream)
-        return Peer(address, identity.subject, identity.fingerprint, identity.euis)
+        authorities = self._center.ssl_context.get_ca_certs(binary_form=True)
+        issuer = tls.issuer_of(tls_stream.getpeercert(True) or b"", authorities)
+        return Peer(address, identity.subject, identity.fingerprint, identity.euis, issuer)
 
     def introduce(self) -> ConnectResponse:
         return ConnectResponse(
@@ -177,7 +179,10 @@ class Desk:
 
     def link_up(self, link: Link, event: Connected) -> None:
         self._registry.station_connected(
-            link.connect, since_ns=time.time_ns(), address=link.peer.address
+            link.connect,
+            since_ns=time.time_ns(),
+            address=link.peer.address,
+            issuer=link.peer.issuer,
         )
         logger.info(
             "base station connected, session %s, certificate of %s",

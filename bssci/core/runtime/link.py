@@ -118,12 +118,14 @@ class Peer:
         subject: of its certificate; None before TLS.
         fingerprint: SHA-256 of its certificate, in hex.
         euis: the EUI64s that its certificate names.
+        issuer: SHA-256 of the trusted authority that its certificate comes from directly.
     """
 
     address: str
     subject: str | None = None
     fingerprint: str | None = None
     euis: frozenset[int] = frozenset()
+    issuer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from bssci.core.center.registry import Registry
+    from bssci.core.runtime.approval import Approvals
     from bssci.core.runtime.config import Config
     from bssci.core.runtime.downlinks import Downlinks
     from bssci.core.runtime.life import Life
@@ -47,6 +48,7 @@ class Center(Protocol):
     over_the_air: OverTheAir
     downlinks: Downlinks
     radio: Radio
+    approvals: Approvals
     refused: Counter[str]
 
     @property
@@ -87,6 +89,10 @@ class Center(Protocol):
         """The newest uplinks."""
         ...
 
+    async def uplink(self, uid: str) -> Fields:
+        """One uplink, by its `id`."""
+        ...
+
     def disconnect(self, bs_eui: int) -> bool:
         """End the connection of a base station; False if there is none."""
         ...
@@ -120,7 +126,9 @@ def methods(center: Center) -> dict[str, Callable[..., Awaitable[object]]]:
         "stations.disconnect": own.disconnect,
         "stations.refused": own.refused,
         **center.radio.methods(),
+        **center.approvals.methods(),
         "uplinks.list": own.uplinks,
+        "uplinks.get": own.uplink,
         "downlinks.send": downlinks.send_method,
         "downlinks.list": downlinks.list_method,
         "downlinks.cancel": downlinks.cancel_method,
@@ -263,6 +271,10 @@ class _Methods:
         bs_eui = format_eui(self.find(station))
         return [each for each in found if _is_heard_by(each, bs_eui)][:count]
 
+    async def uplink(self, *, id: str) -> Fields:  # noqa: A002  # as it is published
+        """One uplink, by the `id` under which it is published."""
+        return await self._center.uplink(id)
+
     def _heard(self, text: str) -> int:
         """Also an end point that is not registered may have been heard."""
         try:
@@ -278,7 +290,11 @@ class _Methods:
 
     def _certificates(self) -> list[Fields]:
         files = self._center.config.tls
-        return tls.certificate_facts(files.cert_file, files.ca_file)
+        came: dict[str, list[str]] = {}
+        for station in self._center.registry.base_stations():
+            if station.issuer is not None:
+                came.setdefault(station.issuer, []).append(format_eui(station.eui))
+        return tls.certificate_facts(files.cert_file, files.ca_file, came=came)
 
     async def reload_certificates(self) -> list[Fields]:
         """Read the certificates again; the next connection gets them."""

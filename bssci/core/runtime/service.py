@@ -29,11 +29,14 @@ from bssci.core.protocol.errors import (
     StorageError,
 )
 from bssci.core.protocol.eui import format_eui
-from bssci.core.runtime import overlay
+from bssci.core.runtime import overlay, tls
+from bssci.core.runtime.approval import Approvals
 from bssci.core.runtime.config import RUNTIME_KEYS, describe
 from bssci.core.runtime.control import describe_methods, serve_control
 from bssci.core.runtime.desk import Desk
 from bssci.core.runtime.downlinks import Downlinks
+from bssci.core.runtime.expiry import ExpiryWatch
+from bssci.core.runtime.explaining import find_uplink
 from bssci.core.runtime.files import write_file
 from bssci.core.runtime.inactivity import Inactivity
 from bssci.core.runtime.life import Life
@@ -182,6 +185,8 @@ class ServiceCenter:
         self.over_the_air: OverTheAir
         self.downlinks: Downlinks
         self.radio: Radio
+        self.approvals: Approvals
+        self._expiry: ExpiryWatch
         self._orders: Orders
         self._server: BaseStationServer
 
@@ -228,6 +233,7 @@ class ServiceCenter:
         """
         self.ssl_context = server_context(config)
         logger.info("certificates are read again and used from the next connection on")
+        self._expiry.look_soon()
         if waiting := sorted(changed_keys(self.config, config) - RUNTIME_KEYS):
             logger.warning("changed, but needs a restart: %s", ", ".join(waiting))
         self._adopt(config)
@@ -303,6 +309,11 @@ class ServiceCenter:
             for each in stored
         ]
 
+    async def uplink(self, uid: str) -> dict[str, object]:
+        """One uplink by its `id`; raises as `find_uplink` does."""
+        each = await find_uplink(uid, self._store.life.uplinks_after)
+        return shown_uplink(each.ep_eui, each.received_ns, each.published_ns, each.body)
+
     @property
     def since(self) -> float:
         """Unix time of the start."""
@@ -345,6 +356,7 @@ class ServiceCenter:
         config = self.config
         try:
             self.ssl_context = server_context(config)
+            self._expiry = self._make_expiry_watch()
             store = open_store(config.store.path, on_commit=self._committed)
             self._store = await rooms.enter_async_context(store)
             self._earlier = frozenset(await self._store.session_euis())
@@ -360,6 +372,17 @@ class ServiceCenter:
         desk = Desk(self, self._store, self._settlement)
         self._server = BaseStationServer(limits(config), desk)
         return await self._open_listeners(rooms)
+
+    def _make_expiry_watch(self) -> ExpiryWatch:
+        def facts() -> list[dict[str, object]]:
+            files = self.config.tls
+            return tls.certificate_facts(files.cert_file, files.ca_file)
+
+        return ExpiryWatch(
+            facts,
+            tell=lambda alarm: self.notices.tell("service", alarm.data()),
+            changed=lambda _: self.publish(self._service_state(is_online=True)),
+        )
 
     def _make_settlement(self) -> Settlement:
         config = self.config
@@ -446,6 +469,13 @@ class ServiceCenter:
             session_of=self._session_of,
             last_counter_of=self._last_counter_of,
         )
+        self.approvals = Approvals(
+            self._store,
+            mode=lambda: self.config.tls.identity,
+            refusals=lambda: self.refusals,
+            find=find_station,
+            link_of=lambda bs_eui: self._server.links.get(bs_eui),
+        )
 
     def _can_transmit(self, bs_eui: int) -> bool:
         station = self.registry.base_station(bs_eui)
@@ -494,6 +524,7 @@ class ServiceCenter:
         if self._sink is not None:
             await inside.start(self._sink.run)
         await inside.start(self._settlement.run)
+        inside.start_soon(self._expiry.run)
         inside.start_soon(self.inactivity.run)
         inside.start_soon(self.downlinks.run)
         inside.start_soon(self._orders.run)
@@ -744,7 +775,10 @@ class ServiceCenter:
 
     def _service_state(self, *, is_online: bool) -> Publication:
         return self._topics.service_state(
-            is_online=is_online, version=__version__, now_ns=time.time_ns()
+            is_online=is_online,
+            version=__version__,
+            now_ns=time.time_ns(),
+            certificates=self._expiry.summary if is_online else None,
         )
 
     def _announcements(self) -> list[tuple[str, bytes, bool]]:

@@ -56,6 +56,7 @@ __all__ = [
     "pin",
     "prune",
     "receptions_of",
+    "repin",
     "session_of",
     "session_row",
     "settled_of",
@@ -188,6 +189,7 @@ _NOTE = """
         damage_met = max(damage_met, ?)
 """
 _PIN = "INSERT INTO pins (bs_eui, fingerprint, pinned_ns) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+_REPIN = "INSERT OR REPLACE INTO pins (bs_eui, fingerprint, pinned_ns) VALUES (?, ?, ?)"
 _FIRST_UNPUBLISHED = """
     SELECT min(id) FROM uplinks INDEXED BY uplinks_unpublished WHERE published_ns IS NULL
 """
@@ -292,6 +294,14 @@ def pin(db: sqlite3.Connection, bs_eui: int, fingerprint: str, now_ns: int) -> s
     eui = eui_text(bs_eui)
     db.execute(_PIN, (eui, fingerprint, now_ns))
     return str(db.execute(PINNED, (eui,)).fetchone()[0])
+
+
+def repin(db: sqlite3.Connection, bs_eui: int, fingerprint: str, now_ns: int) -> str | None:
+    """Bind a base station to a certificate; the one it was bound to."""
+    eui = eui_text(bs_eui)
+    before = db.execute(PINNED, (eui,)).fetchone()
+    db.execute(_REPIN, (eui, fingerprint, now_ns))
+    return None if before is None else str(before[0])
 
 
 def prune(

@@ -383,6 +383,10 @@ class Store:
             return str(pinned)
         return await self._work(lambda db, _: statements.pin(db, bs_eui, fingerprint, now_ns))
 
+    async def repin(self, bs_eui: int, fingerprint: str, now_ns: int) -> str | None:
+        """Bind a base station to this certificate, whatever it was bound to; that is returned."""
+        return await self._work(lambda db, _: statements.repin(db, bs_eui, fingerprint, now_ns))
+
     # history
 
     async def uplinks(

@@ -19,7 +19,7 @@ from bssci.core.protocol.errors import BssciError
 from bssci.core.protocol.eui import format_eui
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from cryptography import x509
@@ -29,6 +29,7 @@ __all__ = [
     "CertificateError",
     "Identity",
     "IdentityMode",
+    "belong_together",
     "broker_context",
     "certificate_facts",
     "certificate_names",
@@ -38,12 +39,18 @@ __all__ = [
     "client_context",
     "days_until_expiry",
     "euis_in",
+    "fingerprint_of",
     "identity_in",
     "identity_of",
+    "is_authority",
+    "is_issued_by",
     "is_loopback",
+    "issuer_of",
     "read_certificates",
     "read_key",
     "server_context",
+    "server_names",
+    "subject_of",
 ]
 
 IdentityMode = Literal["match", "pin", "require", "chain"]
@@ -246,12 +253,17 @@ def check_pair(cert_file: Path, key_file: Path) -> tuple[x509.Certificate, Priva
     """
     certificate = read_certificates(cert_file)[0]
     key = read_key(key_file)
-    if _public(certificate) != _public(key):
+    if not belong_together(certificate, key):
         raise CertificateError(
             f"private key {key_file} does not belong to certificate {cert_file}; "
             "one of them was replaced without the other"
         )
     return certificate, key
+
+
+def belong_together(certificate: x509.Certificate, key: PrivateKeyTypes) -> bool:
+    """Whether it is the private key of the certificate."""
+    return _public(certificate) == _public(key)
 
 
 def _public(owner: x509.Certificate | PrivateKeyTypes) -> bytes:
@@ -279,15 +291,25 @@ def days_until_expiry(cert_file: Path, *, now: datetime | None = None) -> float:
     return left.total_seconds() / 86400
 
 
-def certificate_facts(*files: Path, now: datetime | None = None) -> list[dict[str, object]]:
+def certificate_facts(
+    *files: Path,
+    now: datetime | None = None,
+    came: Mapping[str, Sequence[str]] | None = None,
+) -> list[dict[str, object]]:
     """What listings show of certificate files: whose they are and until when they are good.
 
     A file that cannot be read is `ok: false`, with the reason as its `error`.
+
+    Args:
+        came: base stations that came with a certificate of an authority, by the fingerprint of
+            that authority. With it, each authority has its `fingerprint` and its `stations`.
     """
-    return [fact for file in files for fact in _facts(file, now or datetime.now(UTC))]
+    return [fact for file in files for fact in _facts(file, now or datetime.now(UTC), came)]
 
 
-def _facts(file: Path, now: datetime) -> Iterator[dict[str, object]]:
+def _facts(
+    file: Path, now: datetime, came: Mapping[str, Sequence[str]] | None
+) -> Iterator[dict[str, object]]:
     try:
         certificates = read_certificates(file)
     except CertificateError as error:
@@ -296,14 +318,38 @@ def _facts(file: Path, now: datetime) -> Iterator[dict[str, object]]:
         return
     for certificate in certificates:
         end = certificate.not_valid_after_utc
-        yield {
+        fact: dict[str, object] = {
             "file": str(file),
-            "subject": _printable(certificate.subject.rfc4514_string()),
-            "names": _server_names(certificate),
+            "subject": subject_of(certificate),
+            "names": server_names(certificate),
             "not_after": end.timestamp(),
             "days": (end - now).days,
             "ok": certificate.not_valid_before_utc <= now < end,
         }
+        if came is not None and is_authority(certificate):
+            fingerprint = fingerprint_of(certificate)
+            fact |= {"fingerprint": fingerprint, "stations": [*came.get(fingerprint, ())]}
+        yield fact
+
+
+def subject_of(certificate: x509.Certificate) -> str:
+    """Whose it is, for people."""
+    return _printable(certificate.subject.rfc4514_string())
+
+
+def fingerprint_of(certificate: x509.Certificate) -> str:
+    """SHA-256 of the certificate, in lower-case hex."""
+    return hashlib.sha256(_der(certificate)).hexdigest()
+
+
+def is_authority(certificate: x509.Certificate) -> bool:
+    """Whether it says of itself that others may come from it."""
+    from cryptography import x509
+
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, ValueError):
+        return False
 
 
 def certificate_names(cert_file: Path) -> list[str]:
@@ -312,10 +358,11 @@ def certificate_names(cert_file: Path) -> list[str]:
     Raises:
         CertificateError: it cannot be read.
     """
-    return _server_names(read_certificates(cert_file)[0])
+    return server_names(read_certificates(cert_file)[0])
 
 
-def _server_names(certificate: x509.Certificate) -> list[str]:
+def server_names(certificate: x509.Certificate) -> list[str]:
+    """The host names, then the addresses, that it is for."""
     from cryptography import x509
 
     try:
@@ -342,7 +389,7 @@ def certificate_warnings(
     checked += [(f"an authority in {ca_file}", authority) for authority in authorities]
     warnings = [line for what, each in checked for line in _validity(what, each, now)]
     issuers = [*between, *authorities]
-    if not any(_is_issued_by(certificate, issuer) for issuer in issuers):
+    if not any(is_issued_by(certificate, issuer) for issuer in issuers):
         warnings.append(
             f"certificate {cert_file} does not come from an authority in {ca_file}; "
             "peers that know only those will refuse it"
@@ -358,7 +405,8 @@ def _validity(what: str, certificate: x509.Certificate, now: datetime) -> Iterat
         yield f"{what} has expired on {end:%Y-%m-%d %H:%M} UTC; peers will refuse it"
 
 
-def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether the issuer has signed it, or is it."""
     from cryptography.exceptions import InvalidSignature
 
     try:
@@ -384,6 +432,26 @@ class Identity:
     subject: str
     fingerprint: str
     euis: frozenset[int] = frozenset()
+
+
+def issuer_of(der: bytes, authorities: Iterable[bytes]) -> str | None:
+    """The fingerprint of that authority which a certificate comes from directly.
+
+    None: from none of them, or it cannot be read. TLS may have accepted it by way of an authority
+    in between.
+
+    Args:
+        authorities: in DER, as `SSLContext.get_ca_certs(True)` gives those that are trusted.
+    """
+    from cryptography import x509
+
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        trusted = [x509.load_der_x509_certificate(each) for each in authorities]
+    except ValueError:
+        return None
+    found = (each for each in trusted if is_issued_by(certificate, each))
+    return next(map(fingerprint_of, found), None)
 
 
 class _Certified(Protocol):

@@ -115,6 +115,16 @@ def test_zeros_and_impossible_numbers_are_no_position(sent, expected):
 # --- base stations -------------------------------------------------------------------------
 
 
+def test_the_authority_of_a_base_station_s_certificate_is_remembered_while_it_is_away():
+    registry = Registry()
+    registry.station_connected(connect(), since_ns=NOW, issuer="ab")
+    eui = connect().bs_eui
+    registry.station_disconnected(eui, since_ns=NOW + S)
+    assert [each.issuer for each in registry.base_stations()] == ["ab"]
+    registry.station_connected(connect(), since_ns=NOW + S, issuer="cd")
+    assert [each.issuer for each in registry.base_stations()] == ["cd"]
+
+
 def test_a_base_station_is_shown_as_it_introduced_itself():
     registry = Registry()
     told = connect(

@@ -330,6 +330,19 @@ def test_the_state_of_the_service_is_retained():
     ]
 
 
+def test_the_state_tells_when_a_certificate_expires_where_that_is_known():
+    summary: dict[str, object] = {"expires_in_days": 6, "alarm": 7}
+    said = Topics("mioty").service_state(
+        is_online=True, version="0.1.0", now_ns=NOW, certificates=summary
+    )
+    assert json.loads(said.body) == {
+        "state": "online",
+        "version": "0.1.0",
+        "timestamp": 1756476362.5,
+        "certificates": summary,
+    }
+
+
 def test_the_health_check_says_alive():
     assert Topics("a/b").health_check(now_ns=NOW) == Publication(
         "a/b/health_check", '{"status":"alive","timestamp":1756476362.5}'

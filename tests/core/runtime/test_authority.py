@@ -1,7 +1,10 @@
+import errno
 import ipaddress
+import os
 import ssl
 import subprocess
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -9,12 +12,18 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from bssci.core.runtime import authority as authority_module
+from bssci.core.runtime import files as files_module
 from bssci.core.runtime.authority import (
     KeyPair,
+    NewFile,
+    files_of,
+    load_authority,
     load_pair,
     make_authority,
     make_server_certificate,
     make_station_certificate,
+    replace_files,
     write_pair,
 )
 from bssci.core.runtime.tls import CertificateError
@@ -262,3 +271,54 @@ def test_a_pair_that_does_not_belong_together_is_not_loaded(tmp_path, authority)
 def test_certificates_are_signed_with_sha256(authority):
     algorithm = opened(make_station_certificate(authority, EUI, now=NOW)).signature_hash_algorithm
     assert isinstance(algorithm, hashes.SHA256)
+
+
+def test_the_authority_is_the_one_in_its_file_that_the_key_is_for(tmp_path, authority):
+    files = tmp_path / "ca_cert.pem", tmp_path / "ca_key.pem"
+    files[0].write_bytes(make_authority(now=NOW).certificate + authority.certificate)
+    files[1].write_bytes(authority.key)
+    assert load_authority(*files) == authority
+    files[1].write_bytes(make_authority(now=NOW).key)
+    with pytest.raises(CertificateError, match="does not belong to certificate"):
+        load_authority(*files)
+
+
+def test_a_pair_may_live_in_one_file(tmp_path, authority):
+    file = tmp_path / "both.pem"
+    write_pair(authority, file, file)
+    assert (load_pair(file, file), file.stat().st_mode & 0o777) == (authority, 0o600)
+
+
+def test_what_cannot_be_written_to_its_end_leaves_everything_as_it_was(
+    tmp_path, authority, monkeypatch
+):
+    files = tmp_path / "cert.pem", tmp_path / "key.pem"
+    write_pair(authority, *files)
+    write = files_module.write_file
+
+    def fill_up(file, data, *, mode=0o644):
+        if file == files[1]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+        write(file, data, mode=mode)
+
+    monkeypatch.setattr(authority_module, "write_file", fill_up)
+    new = NewFile(tmp_path / "new.pem", b"new")
+    pair = make_authority(now=NOW)
+    with pytest.raises(CertificateError, match=r"key\.pem cannot be written: No space left"):
+        replace_files([new, *files_of(pair, *files)])
+    assert load_pair(*files) == authority
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["cert.pem", "key.pem"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_a_new_file_belongs_to_whom_the_old_one_belonged(tmp_path, authority):
+    files = tmp_path / "cert.pem", tmp_path / "key.pem"
+    write_pair(authority, *files)
+    os.chown(files[1], 12345, 23456)
+    write_pair(make_authority(now=NOW), *files, force=True)
+    owners = [(each.stat().st_uid, each.stat().st_gid) for each in files]
+    assert owners == [(0, 0), (12345, 23456)]
+
+
+def test_a_new_file_is_in_no_repr_with_its_content():
+    assert "secret" not in repr(NewFile(Path("key.pem"), b"secret"))

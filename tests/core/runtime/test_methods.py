@@ -19,12 +19,14 @@ from bssci.core.protocol.eui import format_eui
 from bssci.core.protocol.messages import Connect
 from bssci.core.runtime import methods as methods_module
 from bssci.core.runtime import overlay
+from bssci.core.runtime.approval import Approvals
 from bssci.core.runtime.authority import make_authority, make_server_certificate
 from bssci.core.runtime.config import KEYS, Config, load_config, overlay_file
 from bssci.core.runtime.link import Peer, Refusal
 from bssci.core.runtime.methods import MAX_LISTED, find, methods, service_info
 from bssci.core.runtime.radio import Radio
 from bssci.core.runtime.setup import server_context
+from bssci.core.runtime.tls import fingerprint_of, read_certificates
 from tests.downlink_fakes import DownlinkDesk
 from tests.life_fakes import (
     AVA,
@@ -73,6 +75,13 @@ AWAY = STATION | {
 }
 
 
+class NoPins:
+    """A store that binds nobody."""
+
+    async def repin(self, bs_eui: int, fingerprint: str, now_ns: int) -> str | None:
+        raise StorageError("it binds nobody")
+
+
 class FakeCenter:
     """A Service Center without a network: its broker, journal and uplinks are what a test says.
 
@@ -94,6 +103,13 @@ class FakeCenter:
             find_sensor=partial(find, self, "sensor"),
             session_of=lambda _: None,
             last_counter_of=lambda _: None,
+        )
+        self.approvals = Approvals(
+            NoPins(),
+            mode=lambda: config.tls.identity,
+            refusals=lambda: self.refusals,
+            find=partial(find, self, "station"),
+            link_of=lambda _: None,
         )
         self.refused: Counter[str] = Counter()
         self.refusals: list[tuple[float, Refusal]] = []
@@ -123,6 +139,9 @@ class FakeCenter:
             for each in self.heard
             if wanted in (None, each["eui"]) and _ns(each["received"]) >= since_ns
         ][:count]
+
+    async def uplink(self, uid: str) -> dict[str, object]:
+        return next(each for each in self.heard if each["id"] == uid)
 
     def disconnect(self, bs_eui: int) -> bool:
         is_there = bs_eui in self.links
@@ -211,6 +230,7 @@ async def test_what_can_be_asked_is_named_as_on_the_command_line(center):
         "sensors.list",
         "sensors.remove",
         "sensors.set",
+        "stations.approve",
         "stations.disconnect",
         "stations.get",
         "stations.list",
@@ -221,6 +241,7 @@ async def test_what_can_be_asked_is_named_as_on_the_command_line(center):
         "stations.vm_send",
         "stations.vm_status",
         "status.get",
+        "uplinks.get",
         "uplinks.list",
     ]
 
@@ -455,12 +476,28 @@ def fact(file: Path, names: list[str], days: int) -> dict[str, object]:
     }
 
 
+def authority_fact(file: Path, *stations: str) -> dict[str, object]:
+    (certificate,) = read_certificates(file)
+    came = {"fingerprint": fingerprint_of(certificate), "stations": [*stations]}
+    return fact(file, [], 3652) | came
+
+
 async def test_the_certificates_in_use_are_shown(center, ask):
     files = center.config.tls
     assert await ask("certs.status") == [
         fact(files.cert_file, ["sc.example.org"], 824),
-        fact(files.ca_file, [], 3652),
+        authority_fact(files.ca_file),
     ]
+
+
+async def test_an_authority_tells_which_base_stations_came_with_its_certificates(center, ask):
+    file = center.config.tls.ca_file
+    connect = Connect(version="1.0.0", bs_eui=AVA, bidi=True, sn_bs_uuid=bytes(16))
+    (certificate,) = read_certificates(file)
+    center.registry.station_connected(connect, since_ns=NOON, issuer=fingerprint_of(certificate))
+    assert (await ask("certs.status"))[1] == authority_fact(file, AVA_NAME)
+    center.registry.station_disconnected(AVA, since_ns=NOON)
+    assert (await ask("certs.status"))[1] == authority_fact(file, AVA_NAME)
 
 
 async def test_new_certificates_are_used_after_a_reload(center, ask, tmp_path):
@@ -468,7 +505,7 @@ async def test_new_certificates_are_used_after_a_reload(center, ask, tmp_path):
     files = center.config.tls
     assert await ask("certs.reload") == [
         fact(files.cert_file, ["new.example.org"], 824),
-        fact(files.ca_file, [], 3652),
+        authority_fact(files.ca_file),
     ]
     assert center.reloads == 1
 

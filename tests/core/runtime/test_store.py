@@ -516,6 +516,15 @@ async def test_a_base_station_is_bound_to_its_first_certificate(path):
             assert await store.pin(BS_EUI, "BB", 4) == "AA"
 
 
+async def test_a_base_station_can_be_bound_to_another_certificate(path):
+    async with open_store(path) as store:
+        assert await store.repin(BS_EUI, "AA", 1) is None
+        assert await store.repin(BS_EUI, "BB", 2) == "AA"
+        assert await store.pin(BS_EUI, "AA", 3) == "BB"
+    async with open_store(path) as store:
+        assert await store.repin(BS_EUI, "CC", 4) == "BB"
+
+
 async def test_of_two_first_certificates_one_wins_for_both(store, path):
     answers = []
 

@@ -39,9 +39,12 @@ from bssci.core.runtime.tls import (
     client_context,
     days_until_expiry,
     euis_in,
+    fingerprint_of,
     identity_in,
     identity_of,
+    is_authority,
     is_loopback,
+    issuer_of,
     read_certificates,
     read_key,
     server_context,
@@ -460,6 +463,18 @@ def test_a_file_that_cannot_be_read_is_a_fact_too(world):
     }
 
 
+def test_an_authority_tells_who_came_with_its_certificates(world):
+    files, new = world.server(), make_authority()
+    files.ca_file.write_bytes(world.authority.certificate + new.certificate)
+    old_mark, new_mark = map(fingerprint_of, read_certificates(files.ca_file))
+    facts = certificate_facts(files.cert_file, files.ca_file, came={old_mark: ["A", "B"]})
+    assert [(each.get("fingerprint"), each.get("stations")) for each in facts] == [
+        (None, None),
+        (old_mark, ["A", "B"]),
+        (new_mark, []),
+    ]
+
+
 def test_a_good_certificate_raises_no_warning(world):
     files = world.server()
     assert certificate_warnings(files.cert_file, files.ca_file) == []
@@ -630,6 +645,25 @@ def test_a_connection_without_a_certificate_has_no_identity(world):
     server.load_cert_chain(files.cert_file, files.key_file)
     ours, _ = shake_hands(server, broker_context(ca_file=files.ca_file), "sc.example.org")
     assert refusal(identity_of, ours) == "the peer shows no certificate"
+
+
+def test_the_authority_is_known_that_a_base_station_s_certificate_comes_from(world):
+    """As a context has them after both were loaded."""
+    new, server = make_authority(), world.server()
+    server.ca_file.write_bytes(world.authority.certificate + new.certificate)
+    trusted = server_context(**server.as_arguments()).get_ca_certs(binary_form=True)
+    made = [make_station_certificate(each, EUI) for each in (world.authority, new)]
+    assert [issuer_of(der(each), trusted) for each in made] == [
+        hashlib.sha256(der(each)).hexdigest() for each in (world.authority, new)
+    ]
+    assert issuer_of(der(made[0]), [der(new)]) is None
+    assert issuer_of(b"nonsense", trusted) is None
+
+
+def test_only_what_says_so_is_an_authority(world):
+    pairs = [world.authority, bare_certificate("x"), bare_certificate("x", is_ca=True)]
+    opened = [x509.load_pem_x509_certificate(each.certificate) for each in pairs]
+    assert [is_authority(each) for each in opened] == [True, False, True]
 
 
 # --- who may come in ---
