@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bssci.core.center.earlier import Earlier, Env
     from bssci.core.runtime.config import Config, Problem
 
-__all__ = ["import_"]
+__all__ = ["Moved", "import_", "move", "text_of"]
 
 PASSWORD_FILE = Path("certs/mqtt_password")  # in the folder of sc.toml, as `init` has it
 SENSORS_FILE = "endpoints.json"  # where the earlier service had its sensors if it was told nothing
@@ -41,9 +41,9 @@ def import_(
     """
     from bssci.core.center.earlier import read_env, translate
 
-    env = read_env(_text(file))
+    env = read_env(text_of(file))
     target = (out / "sc.toml" if out.is_dir() else out).absolute()
-    moved = _move(file.absolute(), env, translate(env), target, force=force)
+    moved = move(file.absolute(), env, translate(env), target, force=force)
     if as_json:
         output.show_json(moved.as_json())
         return
@@ -51,7 +51,7 @@ def import_(
     output.note(moved.remarks())
 
 
-def _text(file: Path) -> str:
+def text_of(file: Path) -> str:
     from bssci.core.runtime.config import MAX_FILE, ConfigError, Problem
 
     with file.open("rb") as stream:
@@ -155,7 +155,7 @@ def _from_here(file: Path) -> Path:
 # --- doing it ---
 
 
-def _move(file: Path, env: Env, earlier: Earlier, target: Path, *, force: bool) -> Moved:
+def move(file: Path, env: Env, earlier: Earlier, target: Path, *, force: bool) -> Moved:
     """Write it all; sc.toml comes last, so that it is there only when the rest is."""
     from bssci.core.runtime.config import load_config, render_config
 

@@ -13,10 +13,14 @@ import typer
 
 from bssci import __version__
 from bssci.cli import (
+    backup,
     certs,
     config,
     demo,
+    doctor,
     downlinks,
+    explain,
+    migrate,
     output,
     sensors,
     serve,
@@ -79,7 +83,8 @@ def bssci(
     \b
     Exit codes: 0 done, 1 refused or failed, 2 usage or configuration,
     3 service not reachable, 4 accepted but not confirmed everywhere yet,
-    5 not found, 6 some of several failed, 7 timed out, 130 Ctrl-C.
+    5 not found, 6 some of several failed, 7 timed out, 8 a check found problems,
+    130 Ctrl-C.
     """
 
 
@@ -96,6 +101,11 @@ app.add_typer(uplinks.app, name="uplinks")
 app.add_typer(downlinks.app, name="downlinks")
 app.add_typer(certs.app, name="certs")
 app.add_typer(config.app, name="config")
+app.add_typer(explain.app, name="explain")
+app.command(short_help="Look for what is wrong, and say what to do.")(doctor.doctor)
+app.command(short_help="Copy the database, also while the service runs.")(backup.backup)
+app.command(short_help="Bring a copy of the database back.")(backup.restore)
+app.command(short_help="Take over the folder of the earlier service.")(migrate.migrate)
 
 
 def run(args: list[str] | None = None) -> None:
