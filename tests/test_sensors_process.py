@@ -278,8 +278,8 @@ async def test_a_change_is_seen_by_who_watches(site, broker):
         socket = service.site.folder / "state" / "control.sock"
         async with open_client(socket) as client, client.subscribe(["sensor"]) as events:
             await client.call("sensors.add", eui=EUI, key=KEY)
-            seen = [(await events.receive()).data["event"] for _ in range(2)]
-    assert seen == ["added", "attached"]
+            seen = [(await events.receive()).data["event"] for _ in range(3)]
+    assert seen == ["added", "confirmed", "attached"]
 
 
 async def test_clearing_keeps_a_file_that_brings_everything_back(site, broker):
