@@ -190,6 +190,10 @@ class Rig:
         self._acknowledged = 0
         self._distinct = 0
 
+    def expect(self, telegrams: int) -> None:
+        """So many more reach the subscriber, of base stations that are not of the load."""
+        self._acknowledged += telegrams
+
     def measure(self, rate: float, seconds: float) -> Figures:
         """Put this load on the service and wait until all of it has come out."""
         self._subscriber.say("reset")

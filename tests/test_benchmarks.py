@@ -10,7 +10,7 @@ from dataclasses import replace
 import msgpack
 import pytest
 
-from benchmarks import attach_storm, load, subscriber
+from benchmarks import attach_storm, downlink_window, load, subscriber
 from benchmarks.end_to_end import Case, measure, targets
 from benchmarks.figures import spread
 from benchmarks.processes import broker_program
@@ -53,6 +53,28 @@ def test_a_storm_of_attaches_is_confirmed_everywhere_and_loses_no_uplink():
     assert storm.confirmed == 40 * TINY.stations
     assert storm.calm.is_complete
     assert storm.stormy.is_complete
+
+
+@pytest.mark.process
+@pytest.mark.broker
+@needs_everything
+def test_a_waiting_downlink_comes_with_its_uplink_and_only_then():
+    windows = downlink_window.measure(replace(TINY, seconds=3), 8)
+
+    for phase in (windows.calm, windows.loaded):
+        assert (phase.opened, phase.missing, phase.unasked) == (8, 0, 0)
+        assert phase.times["count"] == 8
+        assert phase.figures.is_complete
+
+
+def test_an_uplink_that_opens_a_window_differs_from_others_in_that_alone():
+    plain, opening = (
+        decode(bytes(each.octets[12:]))
+        for each in (load.Template(with_subpackets=True), downlink_window.window_template())
+    )
+
+    assert isinstance(plain, UplinkData)
+    assert opening == replace(plain, dl_open=True)
 
 
 def test_an_uplink_of_the_generator_says_what_was_written_into_it():
