@@ -19,19 +19,29 @@ if TYPE_CHECKING:
         OperationRefusedError,
     )
     from bssci.core.protocol.eui import format_eui, parse_eui
+    from bssci.core.protocol.events import Withdrawn
     from bssci.core.runtime.client import open_client
     from bssci.core.runtime.config import Config, ConfigError, load_config, make_config
     from bssci.core.runtime.holdings import Holdings
     from bssci.core.runtime.service import ServiceCenter, StartError
     from bssci.core.runtime.sink import Uplink, UplinkReception
     from bssci.core.runtime.station import Identity, Station, StationSettings, open_station
-    from bssci.core.runtime.station_events import Offline, Online, Request, StationEvents
+    from bssci.core.runtime.station_events import (
+        Attached,
+        Detached,
+        Offline,
+        Online,
+        Request,
+        StationEvents,
+    )
     from bssci.core.runtime.tls import client_context
 
 __all__ = [
+    "Attached",
     "BssciError",
     "Config",
     "ConfigError",
+    "Detached",
     "Holdings",
     "Identity",
     "Offline",
@@ -46,6 +56,7 @@ __all__ = [
     "StationSettings",
     "Uplink",
     "UplinkReception",
+    "Withdrawn",
     "__version__",
     "client_context",
     "format_eui",
@@ -67,7 +78,10 @@ _HOMES = {
     "bssci.core.runtime.service": ("ServiceCenter", "StartError"),
     "bssci.core.runtime.sink": ("Uplink", "UplinkReception"),
     "bssci.core.runtime.station": ("Identity", "Station", "StationSettings", "open_station"),
-    "bssci.core.runtime.station_events": ("Offline", "Online", "Request", "StationEvents"),
+    "bssci.core.protocol.events": ("Withdrawn",),
+    "bssci.core.runtime.station_events": (
+        *("Attached", "Detached", "Offline", "Online", "Request", "StationEvents"),
+    ),
     "bssci.core.runtime.tls": ("client_context",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

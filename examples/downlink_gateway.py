@@ -19,6 +19,8 @@ from pathlib import Path
 import trio
 
 from bssci import (
+    Attached,
+    Detached,
     Identity,
     Online,
     OperationRefusedError,
@@ -85,29 +87,37 @@ class Gateway:
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
-        self._end_points: dict[int, AttachPropagate] = {}
+        self._keys: dict[int, bytes] = {}
+        self._sent: set[int] = set()
         self._queues: dict[int, dict[int, DownlinkDataQueue]] = defaultdict(dict)
 
     async def serve(self, events: StationEvents) -> None:
         """Answer the Service Center."""
         async for event in events:
             if isinstance(event, Online) and not event.resumed:  # it tells everything again
-                self._end_points.clear()
+                self._keys.clear()
                 self._queues.clear()
+                self._sent.clear()
+            elif isinstance(event, Attached):  # over the air, as we have reported
+                self._keys[event.request.ep_eui] = event.response.nwk_sn_key
+            elif isinstance(event, Detached):
+                self._keys.pop(event.request.ep_eui, None)
             elif isinstance(event, Request):
                 self._take(event)
 
     def _take(self, request: Request) -> None:
         match request.message:
             case AttachPropagate(ep_eui=ep_eui) as message:
-                self._end_points[ep_eui] = message  # with the key that the radio needs
+                self._keys[ep_eui] = message.nwk_sn_key  # for the radio
                 self._queues.pop(ep_eui, None)
                 tell("attached", ep_eui)
             case DetachPropagate(ep_eui=ep_eui):
-                self._end_points.pop(ep_eui, None)
+                self._keys.pop(ep_eui, None)
                 self._queues.pop(ep_eui, None)
                 tell("detached", ep_eui)
-            case DownlinkDataQueue(ep_eui=ep_eui) as message if ep_eui in self._end_points:
+            case DownlinkDataQueue(que_id=que_id) if request.reissued and que_id in self._sent:
+                pass  # our answer was lost; the downlink was not
+            case DownlinkDataQueue(ep_eui=ep_eui) as message if ep_eui in self._keys:
                 self._queues[ep_eui][message.que_id] = message
                 tell("queued", ep_eui, que_id=message.que_id)
             case DownlinkDataRevoke(ep_eui=ep_eui, que_id=que_id) if que_id in self._queues[ep_eui]:
@@ -153,6 +163,7 @@ class Gateway:
                     packet_cnt=cnt,
                 )
             )
+            self._sent.add(sent.que_id)
             del queue[sent.que_id]
 
 

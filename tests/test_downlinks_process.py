@@ -777,17 +777,6 @@ async def test_a_sensor_that_attached_over_the_air_gets_downlinks_where_it_did(s
         await there.register(ota=True)
         answer = await second.deliver(attach_of(1))
         assert isinstance(answer, AttachResponse)
-        second.holdings.end_points[SENSOR] = AttachPropagate(
-            ep_eui=SENSOR,
-            bidi=True,
-            nwk_sn_key=answer.nwk_sn_key,
-            sh_addr=answer.sh_addr or 0,
-            last_packet_cnt=0,
-            dual_chan=True,
-            repetition=False,
-            wide_carr_off=False,
-            long_blk_dist=False,
-        )
         await wait_until(lambda: propagated(first), "the other one is told")
         number = (await there.call("downlinks.send", eui=EUI, data="01"))["id"]
         await second.wait_held(number)

@@ -307,7 +307,7 @@ def queue(site):
     records = [
         ended(1, ref="valve 3"),
         ended(2, REJECTED),
-        downlink(3, holder=STATION, counters=(9, 8)),
+        downlink(3, holder=STATION, is_queued=True, counters=(9, 8)),
         downlink(4, data=b""),
         downlink(5, sensor=BATH, data=bytes(range(40)), acknowledged_ns=NOW_NS, ending=SENT),
     ]

@@ -131,8 +131,8 @@ class Dispatch:
     def counts(self) -> dict[str, int]:
         """How many have not ended: wait here, and are at a base station."""
         live = [entry for entry in self._entries.values() if entry.ending is None]
-        queued = sum(entry.holder is None for entry in live)
-        return {"queued": queued, "at_station": len(live) - queued}
+        there = sum(entry.is_queued for entry in live)
+        return {"queued": len(live) - there, "at_station": there}
 
     # --- what is to be done after a call ---
 

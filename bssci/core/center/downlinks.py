@@ -134,7 +134,8 @@ class DownlinkRecord:
     def state(self) -> DownlinkState:
         """What it is called in listings."""
         if self.ending is None:
-            return "queued" if self.holder is None else "at_station"
+            # Before the base station has said so it is on its way there at most.
+            return "at_station" if self.is_queued else "queued"
         return "acknowledged" if self.acknowledged_ns is not None else self.ending.result
 
 

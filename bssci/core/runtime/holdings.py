@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bssci.core.protocol.errors import Code, OperationRefusedError
 from bssci.core.protocol.messages import (
+    Attach,
     AttachPropagate,
+    AttachResponse,
     DetachPropagate,
     DownlinkDataQueue,
     DownlinkDataResult,
@@ -21,7 +24,7 @@ from bssci.core.protocol.messages import (
     VmStatus,
     VmStatusResponse,
 )
-from bssci.core.runtime.station_events import Online, Request
+from bssci.core.runtime.station_events import Attached, Detached, Online, Request
 
 if TYPE_CHECKING:
     from bssci.core.runtime.station_events import StationEvent
@@ -32,6 +35,9 @@ __all__ = ["Holdings"]
 # Center keeps for one of them by default.
 MAX_END_POINTS = 65_536
 MAX_DOWNLINKS = 100
+MAX_GIVEN = 10_000
+# Downlinks that were given away and may be issued again by a resume: many times what a session can
+# have on its way.
 
 
 class Holdings:
@@ -39,7 +45,8 @@ class Holdings:
 
     It keeps end points and queued downlinks, gives a downlink away when its window comes
     (`open_window`), drops those of an end point that is attached again, as real base stations do,
-    and forgets everything when a new session begins.
+    and forgets everything when a new session begins. An operation that the session issues again is
+    not carried out a second time: what was given away is not queued anew.
 
     Attributes:
         end_points: what it serves, by EUI.
@@ -52,12 +59,22 @@ class Holdings:
         self.downlinks: dict[int, dict[int, DownlinkDataQueue]] = {}
         self.mac_types: set[int] = set()
         self._queried: set[int] = set()
+        self._given: OrderedDict[tuple[int, int], None] = OrderedDict()
+        """End point and queue ID of what has left the queue by our report."""
 
     def __call__(self, event: StationEvent) -> None:
         """Take an event of the station."""
         match event:
             case Online(resumed=False):
                 self._forget_all()
+            case Attached(request=request, response=response):
+                self._attach(_served_so(request, response))
+            case Detached(request=request):
+                self._detach(request.ep_eui)
+            case Request(message=DownlinkDataQueue(ep_eui=ep_eui, que_id=que_id)) if (
+                event.reissued and (ep_eui, que_id) in self._given
+            ):
+                event.respond()
             case Request(message=message):
                 try:
                     event.respond(self._answer(message))
@@ -76,7 +93,7 @@ class Holdings:
         reports: list[DownlinkDataResult | DownlinkRxStatus] = []
         for downlink in tuple(queue.values()):
             if downlink.packet_cnt and max(downlink.packet_cnt) < uplink.packet_cnt:
-                del queue[downlink.que_id]
+                self._give(queue, downlink)
                 reports.append(
                     DownlinkDataResult(
                         ep_eui=uplink.ep_eui, que_id=downlink.que_id, result="expired"
@@ -87,9 +104,15 @@ class Holdings:
             key=lambda downlink: downlink.prio,
             default=None,
         ):
-            del queue[sent.que_id]
+            self._give(queue, sent)
             reports += self._sent(sent, uplink, tx_time)
         return reports
+
+    def _give(self, queue: dict[int, DownlinkDataQueue], downlink: DownlinkDataQueue) -> None:
+        del queue[downlink.que_id]
+        self._given[downlink.ep_eui, downlink.que_id] = None
+        if len(self._given) > MAX_GIVEN:
+            self._given.popitem(last=False)
 
     def _sent(
         self, sent: DownlinkDataQueue, uplink: UplinkData, tx_time: int
@@ -123,6 +146,7 @@ class Holdings:
         self.downlinks.clear()
         self.mac_types.clear()
         self._queried.clear()
+        self._given.clear()
 
     def _answer(self, message: Message) -> Message | None:
         """The response; None is the one without fields."""
@@ -130,9 +154,7 @@ class Holdings:
             case AttachPropagate():
                 self._attach(message)
             case DetachPropagate(ep_eui=ep_eui):
-                self.end_points.pop(ep_eui, None)
-                self.downlinks.pop(ep_eui, None)
-                self._queried.discard(ep_eui)
+                self._detach(ep_eui)
             case DownlinkDataQueue():
                 self._queue(message)
             case DownlinkDataRevoke(ep_eui=ep_eui, que_id=que_id):
@@ -159,6 +181,11 @@ class Holdings:
         self.end_points[message.ep_eui] = message
         self.downlinks.pop(message.ep_eui, None)
 
+    def _detach(self, ep_eui: int) -> None:
+        self.end_points.pop(ep_eui, None)
+        self.downlinks.pop(ep_eui, None)
+        self._queried.discard(ep_eui)
+
     def _queue(self, message: DownlinkDataQueue) -> None:
         self._served(message.ep_eui)
         queue = self.downlinks.setdefault(message.ep_eui, {})
@@ -172,6 +199,22 @@ class Holdings:
     def _served(self, ep_eui: int) -> None:
         if ep_eui not in self.end_points:
             raise OperationRefusedError(Code.ENOENT, "this end point is not attached here")
+
+
+def _served_so(request: Attach, response: AttachResponse) -> AttachPropagate:
+    """What other base stations are told of an end point that has attached over the air here."""
+    short_addr = request.sh_addr if response.sh_addr is None else response.sh_addr
+    return AttachPropagate(
+        ep_eui=request.ep_eui,
+        bidi=True,
+        nwk_sn_key=response.nwk_sn_key,
+        sh_addr=short_addr or 0,
+        last_packet_cnt=0,
+        dual_chan=request.dual_chan,
+        repetition=request.repetition,
+        wide_carr_off=request.wide_carr_off,
+        long_blk_dist=request.long_blk_dist,
+    )
 
 
 def _fits(downlink: DownlinkDataQueue, uplink: UplinkData) -> bool:

@@ -239,8 +239,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             acknowledged_ns INTEGER,
             state TEXT GENERATED ALWAYS AS (
                 CASE
-                    WHEN result IS NULL AND holder IS NULL THEN 'queued'
-                    WHEN result IS NULL THEN 'at_station'
+                    WHEN result IS NULL AND is_queued THEN 'at_station'
+                    WHEN result IS NULL THEN 'queued'
                     WHEN acknowledged_ns IS NOT NULL THEN 'acknowledged'
                     ELSE result
                 END

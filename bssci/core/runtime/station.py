@@ -49,7 +49,10 @@ from bssci.core.protocol.events import (
     Withdrawn,
 )
 from bssci.core.protocol.messages import (
+    Attach,
+    AttachResponse,
     Connect,
+    Detach,
     Message,
     Ping,
     Role,
@@ -63,7 +66,14 @@ from bssci.core.protocol.resume import VERSION, SessionRecord
 from bssci.core.protocol.session import BaseStationSession
 from bssci.core.runtime.deliveries import TRY_AGAIN, Delivery, Outbox
 from bssci.core.runtime.holdings import Holdings
-from bssci.core.runtime.station_events import Offline, Online, Request, StationEvent
+from bssci.core.runtime.station_events import (
+    Attached,
+    Detached,
+    Offline,
+    Online,
+    Request,
+    StationEvent,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -322,6 +332,12 @@ class Station:
         self._take_event(event)
 
     def answered(self, outcome: Answered) -> None:
+        match outcome:
+            # Before anything else: with the completion, which is on its way, downlinks may come.
+            case Answered(Attach() as request, AttachResponse() as response):
+                self.take(Attached(request, response))
+            case Answered(Detach() as request):
+                self.take(Detached(request))
         if delivery := self._outbox.answered(outcome.request.op_id):
             self._end(delivery, outcome.response)
         self.feed()

@@ -13,9 +13,23 @@ from bssci.core.protocol.events import Withdrawn
 from bssci.core.protocol.operations import OPERATIONS
 
 if TYPE_CHECKING:
-    from bssci.core.protocol.messages import ConnectResponse, Message
+    from bssci.core.protocol.messages import (
+        Attach,
+        AttachResponse,
+        ConnectResponse,
+        Detach,
+        Message,
+    )
 
-__all__ = ["Offline", "Online", "Request", "StationEvent", "StationEvents"]
+__all__ = [
+    "Attached",
+    "Detached",
+    "Offline",
+    "Online",
+    "Request",
+    "StationEvent",
+    "StationEvents",
+]
 
 # Events that wait for a gateway to read them. Beyond it requests are refused, to be tried again.
 MAX_EVENTS = 1000
@@ -35,6 +49,23 @@ class Offline:
 
     reason: str
     was_online: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """The Service Center has accepted an attach over the air that we reported: from now on the end
+    point is served, with the key and the short address of the response (or of the request).
+    """
+
+    request: Attach
+    response: AttachResponse
+
+
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """The Service Center has taken a detach over the air that we reported: forget the end point."""
+
+    request: Detach
 
 
 class _Line(Protocol):
@@ -82,7 +113,7 @@ class Request:
         self._link.refuse(self.message.op_id, code, reason)
 
 
-StationEvent = Online | Offline | Request | Withdrawn
+StationEvent = Online | Offline | Request | Withdrawn | Attached | Detached
 
 
 class StationEvents:

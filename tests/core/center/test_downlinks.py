@@ -56,8 +56,12 @@ SENT = Ending(result="sent", at_ns=NOW + SECOND, bs_eui=AVA, tx_time=NOW, packet
     ("record", "state"),
     [
         (DownlinkRecord(downlink=plain()), "queued"),
-        (DownlinkRecord(downlink=plain(), holder=AVA), "at_station"),
-        (DownlinkRecord(downlink=plain(), holder=AVA, intent="revoke"), "at_station"),
+        (DownlinkRecord(downlink=plain(), holder=AVA), "queued"),
+        (DownlinkRecord(downlink=plain(), holder=AVA, is_queued=True), "at_station"),
+        (
+            DownlinkRecord(downlink=plain(), holder=AVA, is_queued=True, intent="revoke"),
+            "at_station",
+        ),
         (DownlinkRecord(downlink=plain(), ending=SENT), "sent"),
         (DownlinkRecord(downlink=plain(), ending=SENT, acknowledged_ns=NOW), "acknowledged"),
         (
@@ -293,7 +297,8 @@ NOTHING_SPECIAL: dict[str, object] = {
 
 
 def test_a_downlink_that_waits_has_no_result():
-    assert downlink_shape(DownlinkRecord(downlink=plain(), holder=AVA, intent="revoke")) == {
+    held = DownlinkRecord(downlink=plain(), holder=AVA, is_queued=True, intent="revoke")
+    assert downlink_shape(held) == {
         "id": 17,
         "sensor_eui": "FCA84A0300001234",
         "ref": None,

@@ -1178,6 +1178,13 @@ async def test_what_could_not_be_put_on_disk_for_it_is_tried_again_soon(mock_clo
     assert station.holds() == [number]
 
 
+@pytest.mark.parametrize("que_id", [2**53, 2**63, 2**64 - 1])
+async def test_a_result_of_a_queue_id_that_was_never_ours_is_let_by(mock_clock, world, que_id):
+    await stations(world, AVA)
+    await world.report(AVA, result_of(que_id))
+    assert world.news == []
+
+
 async def test_who_does_not_answer_may_hold_it_and_nobody_else_gets_it(mock_clock, world):
     silent, other = await stations(world, AVA, DIEHL)
     world.uplink(AVA, DIEHL)
@@ -1186,7 +1193,7 @@ async def test_who_does_not_answer_may_hold_it_and_nobody_else_gets_it(mock_cloc
     await world.later(OPERATION_TIMEOUT + 1)
     world.uplink(DIEHL, AVA, cnt=2)
     await world.later(60)
-    assert await world.state(number) == ("at_station", AVA_NAME)
+    assert await world.state(number) == ("queued", AVA_NAME)
     assert (len(silent.heard()), other.heard()) == (1, [])
     await world.downlinks.cancel_method(id=number, timeout=0)
     assert query(world.path, "SELECT intent FROM downlinks") == [("revoke",)]
@@ -1419,7 +1426,7 @@ async def test_every_state_is_taken_up_again(mock_clock, path):
         listed = await world.downlinks.list_method()
     assert [(each["id"], each["state"], each["intent"]) for each in listed] == [
         (waits, "queued", "deliver"),
-        (told, "at_station", "deliver"),
+        (told, "queued", "deliver"),
         (expired, "expired", "deliver"),
         (dropped, "at_station", "revoke"),
         (held, "at_station", "deliver"),
@@ -1428,7 +1435,7 @@ async def test_every_state_is_taken_up_again(mock_clock, path):
     ]
     async with next_process(world) as again:
         assert await again.downlinks.list_method() == listed
-        assert again.downlinks.counts() == {"queued": 1, "at_station": 3}
+        assert again.downlinks.counts() == {"queued": 2, "at_station": 2}
         assert again.news == []
         before = len(ava.told)
         ava.is_silent = False

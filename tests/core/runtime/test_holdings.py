@@ -1,9 +1,13 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from bssci.core.protocol.messages import (
+    Attach,
     AttachPropagateResponse,
+    AttachResponse,
+    Detach,
     DetachPropagate,
     DetachPropagateResponse,
     DownlinkDataQueueResponse,
@@ -24,7 +28,7 @@ from bssci.core.protocol.messages import (
 )
 from bssci.core.runtime import holdings as module
 from bssci.core.runtime.holdings import Holdings
-from bssci.core.runtime.station_events import Offline, Online, Request
+from bssci.core.runtime.station_events import Attached, Detached, Offline, Online, Request
 from tests.fakes import (
     EP_EUI,
     FakeLine,
@@ -37,10 +41,10 @@ from tests.fakes import (
 ATTACH = attach_propagate()
 
 
-def ask(holdings: Holdings, message: Message) -> Message | int:
+def ask(holdings: Holdings, message: Message, *, reissued: bool = False) -> Message | int:
     """The response to a request, or the error it is refused with."""
     line = FakeLine()
-    holdings(Request(message, reissued=False, link=line))
+    holdings(Request(message, reissued=reissued, link=line))
     [answer] = line.answers
     return answer if isinstance(answer, Message) else answer[1]
 
@@ -178,3 +182,45 @@ def test_the_reception_of_the_next_downlink_is_reported_when_asked_for(holdings)
     assert holdings.open_window(uplink(1), tx_time=99) == [sent(1, 1), heard]
     ask(holdings, downlink(2))
     assert holdings.open_window(uplink(2), tx_time=99) == [sent(2, 2)]
+
+
+def test_what_was_given_away_is_not_queued_again_when_it_is_issued_again(holdings):
+    """The answer was lost with the connection, the downlink was not."""
+    ask(holdings, downlink(1))
+    assert [each.que_id for each in holdings.open_window(uplink(), tx_time=5)] == [1]
+    assert ask(holdings, downlink(1), reissued=True) == DownlinkDataQueueResponse()
+    assert holdings.open_window(uplink(), tx_time=6) == []
+    assert ask(holdings, downlink(2), reissued=True) == DownlinkDataQueueResponse()
+    assert [each.que_id for each in holdings.open_window(uplink(), tx_time=7)] == [2]
+
+
+def test_what_was_given_away_is_remembered_within_bounds(holdings, monkeypatch):
+    monkeypatch.setattr(module, "MAX_GIVEN", 1)
+    for que_id in (1, 2):
+        ask(holdings, downlink(que_id))
+        holdings.open_window(uplink(), tx_time=5)
+    ask(holdings, downlink(1), reissued=True)
+    assert [*holdings.downlinks[EP_EUI]] == [1]
+
+
+RADIO: dict[str, Any] = {"rx_time": 5, "snr": 1.0, "rssi": -90.0}
+
+
+def test_what_attaches_over_the_air_is_served_with_the_key_of_the_answer(holdings):
+    modes: dict[str, Any] = {
+        "dual_chan": True,
+        "repetition": True,
+        "wide_carr_off": False,
+        "long_blk_dist": True,
+    }
+    request = Attach(
+        ep_eui=7, attach_cnt=1, nonce=b"nonc", sign=b"sign", sh_addr=0x1234, **RADIO, **modes
+    )
+    key = bytes(range(16))
+    holdings(Attached(request, AttachResponse(nwk_sn_key=key)))
+    told = replace(ATTACH, ep_eui=7, nwk_sn_key=key, sh_addr=0x1234, last_packet_cnt=0, **modes)
+    assert holdings.end_points[7] == replace(told, bidi=True)
+    holdings(Attached(request, AttachResponse(nwk_sn_key=key, sh_addr=0x4321)))
+    assert holdings.end_points[7].sh_addr == 0x4321
+    holdings(Detached(Detach(ep_eui=7, packet_cnt=1, sign=b"sign", **RADIO)))
+    assert holdings.end_points == {EP_EUI: ATTACH}
