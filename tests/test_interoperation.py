@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from bssci.core.center.rpc import NoAnswerError, RequestError
 from bssci.core.protocol.keys import session_key
 from bssci.core.protocol.messages import DownlinkDataQueue, UplinkData, VmUplinkData
 from bssci.core.runtime.config import load_config
@@ -37,6 +38,23 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from bssci.core.runtime.station_events import StationEvent
+
+VM_DOWNLINK: dict[str, Any] = {
+    "mac_type": 1,
+    "data": "2c",
+    "trx_time": 1,
+    "sys_time": NOON,
+    "freq_off": 0.0,
+    "ul_snr": 10.0,
+    "ul_rssi": -90.0,
+    "carr_off_range": 1,
+    "carr_space": 1,
+    "ul_crc": [1, 2],
+    "sync_burst": False,
+    "dual_chan": False,
+    "repetition": False,
+    "long_blk_dist": False,
+}
 
 PATIENCE = 120.0  # seconds for a whole test
 UPLINKS = 30
@@ -198,3 +216,44 @@ async def test_whatever_breaks_every_operation_comes_to_its_end_once(a_folder, s
     for told in results.values():
         ended = [event for event in told if event not in ("at_station", "acknowledged")]
         assert ended == ["queued", "sent"]
+
+
+async def answered(ask: Any) -> Any:
+    """What it gives in the end, however often the line breaks before the answer is there."""
+    while True:
+        try:
+            return await ask()
+        except RequestError as error:
+            if not isinstance(error, NoAnswerError) and "not connected" not in str(error):
+                raise
+        await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_breaks_the_service_center_gets_its_answers(a_folder, seed):  # noqa: F811
+    station_eui, sensor = f"{STATION:016X}", f"{SERVED:016X}"
+    async with broken_line(a_folder, seed) as (center, station, gateway, line):
+        radio, downlinks = center.radio, center.downlinks
+        await center.sensors.add(eui=sensor, wait=0.0, **SENSORS[SERVED])
+        await wait_until(lambda: SERVED in gateway.end_points, "it is told of the sensor")
+        await station.send_uplink(uplink(1, is_heard=False))
+        mac_types = []
+        for number in range(6):
+            on = partial(radio.vm_activate, eui=station_eui, mac_type=number)
+            off = partial(radio.vm_deactivate, eui=station_eui, mac_type=number)
+            await answered(on)
+            asked = await answered(partial(radio.vm_status, eui=station_eui))
+            mac_types.append(asked["mac_types"])
+            await answered(off)
+            await answered(partial(radio.transmit, eui=station_eui, sensor=sensor, data="0102"))
+            await answered(partial(radio.vm_send, eui=station_eui, **VM_DOWNLINK))
+            sent = await downlinks.send_method(eui=sensor, data=[number], query_rx=True)
+            await wait_until(lambda: downlinks.counts()["at_station"], "it is at the base station")
+            (ended,) = await downlinks.cancel_method(id=sent["id"], timeout=60.0)
+            assert ended["state"] == "revoked"
+        line.is_breaking = False
+        kept, queried = gateway.downlinks.get(SERVED, {}), set(gateway._queried)
+    assert line.cuts > 3
+    assert mac_types == [[number] for number in range(6)]
+    assert (kept, gateway.sent) == ({}, {})
+    assert queried == {SERVED}
