@@ -126,6 +126,8 @@ def add(
     outcome = _decide("sensors.add", eui, wait, parameters, config, socket)
     if as_json:
         output.show_json(outcome)
+    elif ota and not outcome["confirmed"]:
+        output.show(f"{outcome['eui']}  registered; it is served once it attaches over the air")
     else:
         output.show(attaching.told("attach", outcome))
     raise typer.Exit(attaching.exit_code(outcome))

@@ -73,7 +73,9 @@ def _groups(found: Fields, now: float) -> Iterator[output.Group]:
 
 def _over_the_air(counts: Fields) -> Iterator[tuple[str, str | output.Cell]]:
     yield "attached", str(counts["attached"])
-    yield "detached", str(counts["detached"] + counts["unknown_detached"])
+    yield "detached", str(counts["detached"])
+    if counts["unknown_detached"]:
+        yield "of strangers", str(counts["unknown_detached"])
     yield from _reasons(counts["refused"])
 
 

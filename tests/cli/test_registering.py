@@ -63,6 +63,13 @@ def test_one_channel_has_two_names(service, cli, option, is_dual):
     assert service.sensors[KITCHEN].dual_chan is is_dual
 
 
+def test_what_attaches_over_the_air_is_not_called_attached_before_it_does(service, cli):
+    assert cli("sensors", "add", "70B3D59CD0000102", "--key", KEY, "--ota")[:2] == (
+        0,
+        "70B3D59CD0000102  registered; it is served once it attaches over the air\n",
+    )
+
+
 def test_a_key_may_come_from_standard_input(service, cli):
     assert cli("sensors", "add", "70B3D59CD0000102", "--key", "-", stdin=f" {KEY}\n")[0] == 0
     assert service.sensors[KITCHEN].nwk_key.hex().upper() == KEY

@@ -55,7 +55,8 @@ Downlinks that wait
 
 Over the air
   attached         4
-  detached         2
+  detached         1
+  of strangers     1
   bad signature    5
 
 Connections refused
