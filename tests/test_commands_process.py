@@ -600,7 +600,7 @@ async def test_downlinks_are_sent_listed_and_cancelled(site):
             "id": 1,
             "sensor_eui": EUI,
             "ref": "valve 7",
-            "state": "at_station",
+            "state": "queued",
             "bs_eui": STATION,
             "result": None,
             "intent": "deliver",
@@ -631,7 +631,7 @@ async def test_downlinks_are_sent_listed_and_cancelled(site):
 
         # By the counters of uplinks, and it is not waited long enough.
         second = ("downlinks", "send", "attic", "--counter", "9=01", "--counter", "10=02")
-        assert await says(*second, "--wait", "0.1", code=4) == (
+        assert await says(*second, "--wait", "2", code=4) == (
             f"downlink 2  at the base station\n{AT_STATION}  expires       TIME\n"
         )
 
