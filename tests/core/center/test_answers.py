@@ -237,6 +237,20 @@ def test_a_sensor_that_nobody_knows_has_a_status_too():
     ]
 
 
+def test_a_status_tells_how_a_downlink_was_received_where_that_is_known():
+    reception = {"bs_eui": "70B3D59CD0000951", "cnt": 7}
+    told = answers.status(
+        QueryStatus(ep_eui=SENSOR),
+        now_ns=NOW,
+        is_registered=True,
+        base_stations=(),
+        last_seen_ns=None,
+        activity="active",
+        reception=reception,
+    )
+    assert [json.loads(each.body)["downlink_reception"] for each in told] == [reception]
+
+
 # --- downlinks ---
 
 STATUS = "mioty/ep/FCA84A0300001234/dl/status"
