@@ -124,6 +124,24 @@ class _Taken:
     until: float
 
 
+@dataclass(slots=True)
+class _Crossing:
+    """An operation of ours and one of the base station's own were on their way at once.
+
+    Base stations work in the order in which things come and answer in any, or work in any order and
+    answer in that. What both ways lead to is certain, and nothing else.
+
+    Attributes:
+        mark: of what its own leads to.
+        is_after: ours is sent after it.
+        is_disputed: ours was sent after it and answered before it is completed.
+    """
+
+    mark: int | None
+    is_after: bool
+    is_disputed: bool = False
+
+
 class Ledger:
     """What one base station was told in one session, and what there is to tell it."""
 
@@ -136,6 +154,7 @@ class Ledger:
         self._wanted = wanted
         self._operations: dict[int, _Operations] = {}
         self._taken: dict[int, _Taken] = {}
+        self._crossings: dict[int, _Crossing] = {}
         self._known: Counter[StandingState] = Counter()
         """End points by state, less those that are pending because nothing was said of them."""
 
@@ -216,6 +235,7 @@ class Ledger:
                 operations.open.add(ORDERED)
                 operations.is_sent = False
                 operations.reissued.clear()
+                self._crossings.pop(ep_eui, None)
                 return Order(ep_eui, what)
         return None
 
@@ -262,10 +282,11 @@ class Ledger:
     def confirm(self, ep_eui: int, op_id: int, mark: int | None) -> None:
         """An operation was carried out, at the latest now; it left this mark."""
         operations = self._operations_of(ep_eui)
-        if operations.close(op_id) == ORDERED:
-            self._hold(ep_eui, mark)
-        elif operations.is_mixed_up():
+        closed = operations.close(op_id)
+        if operations.is_mixed_up() or self._is_disputed(ep_eui, mark, is_late=closed != ORDERED):
             self._hold(ep_eui, UNKNOWN)
+        elif closed == ORDERED:
+            self._hold(ep_eui, mark)
         elif operations.answered < op_id:
             # A newer one was answered before: who knows in which order they were carried out.
             if self.confirmed.get(ep_eui) != mark:
@@ -275,6 +296,16 @@ class Ledger:
         # Otherwise a newer one was given up, and may have been carried out since.
         operations.answered = min(operations.answered, op_id)
         self._tidy(ep_eui)
+
+    def _is_disputed(self, ep_eui: int, mark: int | None, *, is_late: bool) -> bool:
+        """Nobody knows whether this or an operation of its own was carried out last."""
+        crossing = self._crossings.get(ep_eui)
+        if crossing is None or crossing.mark == mark:
+            return False
+        if is_late or not crossing.is_after:
+            return True
+        crossing.is_disputed = ep_eui in self._taken
+        return crossing.is_disputed
 
     def _hold(self, ep_eui: int, mark: int | None) -> None:
         if mark is None:
@@ -289,6 +320,9 @@ class Ledger:
     def take(self, ep_eui: int, op_id: int, mark: int | None, now: float) -> None:
         """It is about to be told, in answer to this operation of its own, what leaves this mark."""
         self.settle(ep_eui)
+        operations = self._operations.get(ep_eui)
+        if operations is not None or ep_eui in self._crossings:
+            self._crossings[ep_eui] = _Crossing(mark, _is_to_come(operations))
         taken = self._taken[ep_eui] = _Taken(op_id, mark, now + TAKEN_FOR)
         self.agenda.try_at(ep_eui, taken.until)
         self.confirmed[ep_eui] = UNKNOWN
@@ -299,8 +333,9 @@ class Ledger:
         if taken is None or taken.op_id != op_id:
             return False
         self._let_go(ep_eui)
-        # What else is on its way to it is answered after this, or was carried out before.
-        self._hold(ep_eui, taken.mark)
+        crossing = self._crossings.get(ep_eui)
+        is_disputed = crossing is not None and crossing.is_disputed
+        self._hold(ep_eui, UNKNOWN if is_disputed else taken.mark)
         return True
 
     def _let_go(self, ep_eui: int) -> None:
@@ -320,6 +355,8 @@ class Ledger:
         if self.confirmed.get(ep_eui) != taken.mark:
             self.confirmed[ep_eui] = UNKNOWN
         # Otherwise it has confirmed since, to an operation of ours, what it was told in answer.
+        if self.due(ep_eui) is None:
+            self.refused.pop(ep_eui, None)
         self.count(before, ep_eui)
         return False
 
@@ -351,6 +388,7 @@ class Ledger:
             if ORDERED in operations.open and operations.is_sent:
                 self.confirmed[ep_eui] = UNKNOWN
             operations.open.clear()
+            self._crossings.pop(ep_eui, None)
             self._tidy(ep_eui)
             if self.due(ep_eui) is None:
                 self.settle(ep_eui)
@@ -361,3 +399,8 @@ class Ledger:
             if self.due(ep_eui) is None:
                 self.settle(ep_eui)
             self.count(before, ep_eui)
+
+
+def _is_to_come(operations: _Operations | None) -> bool:
+    """One is ordered and not sent yet."""
+    return operations is not None and ORDERED in operations.open and not operations.is_sent

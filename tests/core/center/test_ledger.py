@@ -513,9 +513,12 @@ def test_only_the_last_of_its_operations_is_waited_for():
     assert (complete(ledger, 7), ledger.state(ONE)) == (True, "confirmed")
 
 
-@pytest.mark.parametrize("is_sent", [True, False])
+AGAIN = Order(ONE, Due.ATTACH)
+
+
 @pytest.mark.parametrize(
-    ("is_answered_first", "expected"), [(True, None), (False, Order(ONE, Due.ATTACH))]
+    ("is_sent", "is_answered_first", "expected"),
+    [(True, True, None), (True, False, AGAIN), (False, True, AGAIN), (False, False, AGAIN)],
 )
 def test_of_what_was_on_its_way_to_it_the_last_answer_counts(is_sent, is_answered_first, expected):
     ledger, wanted = ledger_of(one=A)
@@ -532,6 +535,61 @@ def test_of_what_was_on_its_way_to_it_the_last_answer_counts(is_sent, is_answere
         ledger.confirm(ONE, -1, A)
     ledger.agenda.look_at(ONE)
     assert ledger.next_order(0.0) == expected
+
+
+@pytest.mark.parametrize(
+    ("is_sent", "is_answered_first", "expected"),
+    [(True, True, AGAIN), (True, False, AGAIN), (False, True, AGAIN), (False, False, None)],
+)
+def test_of_two_that_cross_it_holds_only_what_was_carried_out_last_in_either_order(
+    is_sent, is_answered_first, expected
+):
+    """It may work as things come and answer as it likes, or work as it likes and answer so."""
+    ledger, _ = ledger_of(one=A)
+    (send if is_sent else order)(ledger)
+    take(ledger)
+    if is_answered_first:
+        ledger.confirm(ONE, -1, A)
+        assert complete(ledger)
+    else:
+        assert complete(ledger)
+        ledger.confirm(ONE, -1, A)
+    ledger.agenda.look_at(ONE)
+    assert ledger.next_order(0.0) == expected
+
+
+def test_a_late_answer_to_what_its_own_has_met_says_nothing():
+    ledger, wanted = ledger_of(one=A)
+    send(ledger)
+    ledger.close(ONE, -1)
+    ledger.give_up(ONE, -1)
+    wanted[ONE] = NEW
+    take(ledger)
+    assert complete(ledger)
+    ledger.confirm(ONE, -1, A)
+    assert ledger.confirmed == {ONE: UNKNOWN}
+
+
+def test_its_next_own_operation_is_what_counts_of_those_that_have_met_ours():
+    ledger, _ = ledger_of(one=A)
+    send(ledger)
+    take(ledger, B, op_id=6)
+    ledger.confirm(ONE, -1, A)
+    take(ledger, A, op_id=7)
+    assert complete(ledger, 7)
+    assert (ledger.confirmed, ledger.due(ONE)) == ({ONE: A}, None)
+
+
+def test_what_was_refused_is_of_no_interest_once_it_is_waited_for_no_longer():
+    ledger, wanted = ledger_of(one=A)
+    wanted[ONE] = NEW
+    send(ledger)
+    take(ledger)
+    ledger.confirm(ONE, -1, NEW)
+    ledger.refused[ONE] = NO_ROOM
+    ledger.count_again()
+    assert ledger.next_order(TAKEN_FOR) is None
+    assert (ledger.state(ONE), ledger.refused) == ("confirmed", {})
 
 
 def test_what_was_on_its_way_to_it_does_no_harm_where_it_says_the_same():
